@@ -1,0 +1,1 @@
+"""Bytes to records to examples: storage, framing, ``tf.train.Example``, index. No torch."""

@@ -1,0 +1,66 @@
+"""Files and folders that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces `path` when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder (made when it is missing), so that the final
+    rename stays within one file system; after an error nothing is left of it.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+        # mkstemp makes files that only their owner may read; a result is an ordinary file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(aside).chmod(0o666 & ~umask)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Give a new folder to fill that becomes `out` when the block ends without an error.
+
+    Raises:
+        FileExistsError: `out` is a file, or a folder that holds something.
+        OSError: the place cannot be written.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        what = "a folder that is not empty" if out.is_dir() else "a file"
+        raise FileExistsError(
+            f"out: expected a new or empty folder, found {what} at {out}; "
+            "name another, or delete it first"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OSError(
+            f"out: expected a place that can be written, found {out} ({error.strerror}); "
+            "name another"
+        ) from error
+    try:
+        folder = aside / "whole"
+        # Unlike mkdtemp's, an ordinary folder, which others may read.
+        folder.mkdir()
+        yield folder
+        folder.replace(out)
+    finally:
+        shutil.rmtree(aside)

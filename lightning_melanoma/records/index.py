@@ -1,0 +1,168 @@
+"""The index of shards: where each record lies and all its fields but the image.
+
+A shard's index is built by one pass over its bytes, all checksums checked, and kept in the user's
+cache as JSON; it is built anew when the shard's size or version mark changes. A damaged record is a
+fault in the index, not an error: the caller decides whether it may be passed over.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lightning_melanoma.records.example import Value, parse_example
+from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.records.storage import Shard, ShardReader, cache_dir
+from lightning_melanoma.records.tfrecord import CorruptRecordError, scan_records
+
+#: Raised with every change of what an index holds, so that older ones are built anew.
+INDEX_FORMAT = 1
+
+_log = logging.getLogger(__name__)
+
+# One record: its place and its fields.
+_Row = dict[str, int | float | str]
+
+
+class Index(NamedTuple):
+    """The records of some shards.
+
+    Attributes:
+        table: a row a record, in the order of the shards and within them, columns ``shard`` (number
+            in the list of shards), ``record`` (number in the shard), ``offset`` and ``length`` (of
+            its frame, in bytes), ``image_name`` and every further field of the records but
+            ``image``, as found; a field that a record has not is missing (NaN or None).
+        faults: the damaged records, which the table leaves out.
+    """
+
+    table: pd.DataFrame
+    faults: list[CorruptRecordError]
+
+
+def index_shards(shards: Sequence[Shard]) -> Index:
+    """Return the index of `shards`, from the cache where it is there; else built with a bar.
+
+    Raises:
+        ValueError: a record is no example, or has no ``image`` or no ``image_name``.
+        OSError: a shard cannot be read.
+    """
+    indices = {number: _cached(shard) for number, shard in enumerate(shards)}
+    missing = [number for number, index in indices.items() if index is None]
+    with tqdm(
+        total=sum(shards[number].size for number in missing),
+        desc="Indexing shards",
+        unit="B",
+        unit_scale=True,
+        disable=not missing,
+    ) as bar:
+        for number in missing:
+            indices[number] = _build(shards[number])
+            _store(shards[number], indices[number])
+            bar.update(shards[number].size)
+    rows: list[_Row] = []
+    faults: list[CorruptRecordError] = []
+    for number, index in indices.items():
+        assert index is not None
+        rows.extend({"shard": number, **row} for row in index[0])
+        faults.extend(CorruptRecordError(*fault) for fault in index[1])
+        _compare_with_name(shards[number], len(index[0]) + len(index[1]))
+    return Index(pd.DataFrame(rows), faults)
+
+
+# The rows of a shard, and its faults as the arguments of CorruptRecordError.
+_ShardIndex = tuple[list[_Row], list[tuple[str, int, int, str]]]
+
+
+def _build(shard: Shard) -> _ShardIndex:
+    reader = ShardReader(shard)
+    try:
+        with reader.stream() as stream:
+            return _scan(stream, shard)
+    finally:
+        reader.close()
+
+
+def _scan(stream: BinaryIO, shard: Shard) -> _ShardIndex:
+    rows: list[_Row] = []
+    faults = []
+    for record in scan_records(stream, shard.url):
+        if isinstance(record, CorruptRecordError):
+            faults.append((record.shard, record.record, record.offset, record.reason))
+            continue
+        where = f"shard {shard.url}: record {record.number} at byte {record.offset}"
+        try:
+            fields = parse_example(record.payload)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: {error}; was the shard written for this program?"
+            ) from error
+        for name in ("image", "image_name"):
+            if name not in fields:
+                raise ValueError(
+                    f"{where}: expected a field `{name}`, found "
+                    f"{', '.join(sorted(fields)) or 'none'}"
+                )
+        place: _Row = {
+            "record": record.number,
+            "offset": record.offset,
+            "length": record.frame_size,
+        }
+        rows.append(
+            place | {name: _plain(value) for name, value in fields.items() if name != "image"}
+        )
+    if not rows and not faults:
+        raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")
+    return rows, faults
+
+
+def _plain(value: Value) -> int | float | str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _compare_with_name(shard: Shard, found: int) -> None:
+    claim = re.search(r"-(\d+)\.", shard.name)
+    if claim and int(claim[1]) != found:
+        _log.warning(
+            "shard %s: its name says %s records, found %d; is the file complete?",
+            shard.url,
+            claim[1],
+            found,
+        )
+
+
+def _cache_file(shard: Shard) -> Path:
+    return cache_dir() / "index" / f"{hashlib.sha256(shard.url.encode()).hexdigest()[:32]}.json"
+
+
+def _key(shard: Shard) -> list[int | str]:
+    return [INDEX_FORMAT, shard.url, shard.size, shard.version]
+
+
+def _cached(shard: Shard) -> _ShardIndex | None:
+    try:
+        stored = json.loads(_cache_file(shard).read_text())
+        if stored["key"] != _key(shard):
+            return None
+        return stored["rows"], [
+            (str(f[0]), int(f[1]), int(f[2]), str(f[3])) for f in stored["faults"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        # No index yet, or one that another program damaged: it is built anew either way.
+        return None
+
+
+def _store(shard: Shard, index: _ShardIndex | None) -> None:
+    assert index is not None
+    try:
+        with atomic_file(_cache_file(shard)) as stream:
+            stream.write(
+                json.dumps({"key": _key(shard), "rows": index[0], "faults": index[1]}).encode()
+            )
+    except OSError as error:
+        _log.warning("The index of %s could not be kept (%s); going on without.", shard.url, error)

@@ -1,0 +1,185 @@
+"""TFRecord framing: a reader and a writer that always check.
+
+A record is (little endian)::
+
+    uint64 length | uint32 masked CRC-32C of length | byte data[length] | uint32 masked CRC-32C of
+    data
+
+with ``masked = ((crc >> 15 | crc << 17) + 0xa282ead8) mod 2**32`` (TensorFlow,
+tensorflow/tsl/lib/hash/crc32c.h and core/lib/io/record_writer.cc). Both checksums of every record
+are checked on every read; there is no way to turn that off. Compression is storage's affair.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
+
+from lightning_melanoma.records.files import atomic_file
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+#: Bytes around the data of a record.
+FRAMING_SIZE = _HEADER.size + _FOOTER.size
+# TensorFlow's kMaskDelta: a CRC stored beside its own data must not look like data.
+_MASK_DELTA = 0xA282EAD8
+
+
+class CorruptRecordError(ValueError):
+    """A shard does not hold what TFRecord framing promises: damaged, truncated or no TFRecord."""
+
+    def __init__(self, shard: str, record: int, offset: int, reason: str) -> None:
+        super().__init__(f"shard {shard}: record {record} at byte {offset}: {reason}")
+        self.shard = shard
+        self.record = record
+        self.offset = offset
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, int, str]]:
+        """Pickle by the four parts, so that a worker can hand the error to its parent."""
+        return type(self), (self.shard, self.record, self.offset, self.reason)
+
+
+class Record(NamedTuple):
+    """One record of a shard: its number from 0, the byte offset of its header, and its data."""
+
+    number: int
+    offset: int
+    payload: bytes
+
+    @property
+    def frame_size(self) -> int:
+        """Bytes of the whole frame: header, data and footer."""
+        return len(self.payload) + FRAMING_SIZE
+
+
+def masked_crc32c(data: bytes) -> int:
+    """Return TensorFlow's masked CRC-32C of `data`, in [0, 2**32)."""
+    crc = google_crc32c.value(data)
+    return int(((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> bytes:
+    """Return the data of one whole frame after checking both of its checksums.
+
+    Args:
+        frame: header, data and footer of one record.
+        shard: name of the shard, for the error.
+        record: number of the record in its shard, for the error.
+        offset: byte offset of the frame in its shard, for the error.
+
+    Raises:
+        CorruptRecordError: the frame is short, a checksum differs, or the length is another.
+    """
+    if len(frame) < FRAMING_SIZE:
+        raise CorruptRecordError(
+            shard,
+            record,
+            offset,
+            f"expected at least {FRAMING_SIZE} bytes, found {len(frame)}; the file is truncated",
+        )
+    length = _check_header(frame[: _HEADER.size], shard=shard, record=record, offset=offset)
+    if len(frame) != length + FRAMING_SIZE:
+        raise CorruptRecordError(
+            shard,
+            record,
+            offset,
+            f"expected {length} bytes of data, found {max(len(frame) - FRAMING_SIZE, 0)}; "
+            "the file is truncated or has changed since it was indexed",
+        )
+    payload = frame[_HEADER.size : -_FOOTER.size]
+    (expected,) = _FOOTER.unpack(frame[-_FOOTER.size :])
+    found = masked_crc32c(payload)
+    if found != expected:
+        raise CorruptRecordError(
+            shard,
+            record,
+            offset,
+            f"data CRC {expected:#010x} != {found:#010x}; the file is damaged, fetch it anew",
+        )
+    return payload
+
+
+def scan_records(stream: BinaryIO, shard: str) -> Iterator[Record | CorruptRecordError]:
+    """Yield every record of a shard in order, each checked, and an error in place of a damaged one.
+
+    Reading goes on behind a record whose data is damaged. Behind a damaged or cut-off header
+    nothing can be found again, so there the scan ends.
+
+    Args:
+        stream: the uncompressed bytes of the shard, at its start.
+        shard: name of the shard, for errors.
+    """
+    number = offset = 0
+    while header := stream.read(_HEADER.size):
+        try:
+            if len(header) < _HEADER.size:
+                raise CorruptRecordError(
+                    shard,
+                    number,
+                    offset,
+                    f"expected a header of {_HEADER.size} bytes, found {len(header)}; "
+                    "the file is truncated",
+                )
+            length = _check_header(header, shard=shard, record=number, offset=offset)
+        except CorruptRecordError as error:
+            yield error
+            return
+        frame = header + stream.read(length + _FOOTER.size)
+        try:
+            yield Record(number, offset, unframe(frame, shard=shard, record=number, offset=offset))
+        except CorruptRecordError as error:
+            yield error
+        number += 1
+        offset += len(frame)
+
+
+def read_records(stream: BinaryIO, shard: str) -> Iterator[Record]:
+    """Yield every record of a shard in order, each checked.
+
+    Args:
+        stream: the uncompressed bytes of the shard, at its start.
+        shard: name of the shard, for errors.
+
+    Raises:
+        CorruptRecordError: at the first frame that is damaged or cut off.
+    """
+    for record in scan_records(stream, shard):
+        if isinstance(record, CorruptRecordError):
+            raise record
+        yield record
+
+
+def write_shard(path: Path | str, payloads: Iterable[bytes]) -> int:
+    """Write a shard, whole or not at all, and return its number of records.
+
+    Args:
+        path: where the shard is to appear; an existing file is replaced when the new one is
+            complete.
+        payloads: the data of each record, in order.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    number = 0
+    with atomic_file(Path(path)) as stream:
+        for payload in payloads:
+            length = struct.pack("<Q", len(payload))
+            stream.write(length + _FOOTER.pack(masked_crc32c(length)))
+            stream.write(payload)
+            stream.write(_FOOTER.pack(masked_crc32c(payload)))
+            number += 1
+    return number
+
+
+def _check_header(header: bytes, *, shard: str, record: int, offset: int) -> int:
+    length, expected = _HEADER.unpack(header)
+    found = masked_crc32c(header[:8])
+    if found != expected:
+        what = "the file is damaged" if record else "this is no TFRecord file, or it is damaged"
+        raise CorruptRecordError(
+            shard, record, offset, f"length CRC {expected:#010x} != {found:#010x}; {what}"
+        )
+    return int(length)

@@ -1,0 +1,99 @@
+import logging
+
+import pytest
+from conftest import fields, write_shards
+
+from lightning_melanoma.records import index
+from lightning_melanoma.records.example import serialize_example
+from lightning_melanoma.records.storage import ShardReader, find_shards
+from lightning_melanoma.records.tfrecord import unframe, write_shard
+
+
+def test_the_index_holds_place_and_fields_of_every_record(shards):
+    found = find_shards(str(shards), prefix="train")
+    table, faults = index.index_shards(found)
+    assert not faults
+    assert len(table) == 32
+    assert list(table["image_name"]) == [f"ISIC_{n:07d}" for n in range(32)]
+    assert "image" not in table
+    row = table.iloc[13]
+    reader = ShardReader(found[row["shard"]])
+    frame = reader.read(int(row["offset"]), int(row["length"]))
+    payload = unframe(frame, shard="", record=0, offset=0)
+    assert payload == serialize_example(fields(13))
+
+
+def test_an_index_is_built_once_and_again_when_the_shard_changes(shards, monkeypatch):
+    built = []
+    build = index._build
+    monkeypatch.setattr(index, "_build", lambda shard: built.append(shard.name) or build(shard))
+    index.index_shards(find_shards(str(shards), prefix="train"))
+    index.index_shards(find_shards(str(shards), prefix="train"))
+    assert len(built) == 4
+    write_shards(shards, num_shards=1, num_records=8, start=500)
+    table, _ = index.index_shards(find_shards(str(shards), prefix="train"))
+    assert built[4:] == ["train00-8.tfrec"]
+    assert table["image_name"][0] == "ISIC_0000500"
+
+
+def test_a_damaged_cache_file_is_built_anew(shards):
+    found = find_shards(str(shards / "train00-8.tfrec"))
+    index.index_shards(found)
+    index._cache_file(found[0]).write_text('{"key": 1')
+    assert len(index.index_shards(found).table) == 8
+
+
+def test_records_of_several_schemas_share_a_table(tmp_path):
+    write_shard(
+        tmp_path / "train00-2.tfrec",
+        [
+            serialize_example({"image": b"", "image_name": "a", "target": 1}),
+            serialize_example({"image": b"", "image_name": "b", "sex": "male", "width": 6000}),
+        ],
+    )
+    table, _ = index.index_shards(find_shards(str(tmp_path)))
+    assert table["sex"].tolist()[1] == "male"
+    assert table["target"].isna().tolist() == [False, True]
+    assert table["width"][1] == 6000
+
+
+def test_a_damaged_record_is_a_fault_and_the_rest_is_there(shards):
+    path = shards / "train00-8.tfrec"
+    damaged = bytearray(path.read_bytes())
+    damaged[30] ^= 1
+    path.write_bytes(damaged)
+    table, faults = index.index_shards(find_shards(str(path)))
+    assert len(table) == 7
+    assert [(fault.record, fault.offset) for fault in faults] == [(0, 0)]
+    again = index.index_shards(find_shards(str(path))).faults
+    assert [str(fault) for fault in again] == [str(fault) for fault in faults]
+
+
+@pytest.mark.parametrize("missing", ["image", "image_name"])
+def test_a_record_without_image_or_name_is_an_error(tmp_path, missing):
+    write_shard(tmp_path / "train00-1.tfrec", [serialize_example(fields(0, **{missing: None}))])
+    with pytest.raises(
+        ValueError, match=rf"record 0 at byte 0: expected a field `{missing}`, found"
+    ):
+        index.index_shards(find_shards(str(tmp_path)))
+
+
+def test_a_record_that_is_no_example_is_an_error(tmp_path):
+    write_shard(tmp_path / "train00-1.tfrec", [b"\x0a\xff\xff\xff"])
+    with pytest.raises(ValueError, match=r"record 0 at byte 0: expected a tf\.train\.Example"):
+        index.index_shards(find_shards(str(tmp_path)))
+
+
+def test_a_count_in_the_name_that_is_not_met_is_a_warning(shards, caplog):
+    path = shards / "train00-8.tfrec"
+    other = path.rename(shards / "train00-2071.tfrec")
+    with caplog.at_level(logging.WARNING):
+        index.index_shards(find_shards(str(other)))
+    assert "its name says 2071 records, found 8" in caplog.text
+
+
+def test_an_index_that_cannot_be_kept_is_only_a_warning(shards, monkeypatch, caplog, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIGHTNING_MELANOMA_CACHE", str(tmp_path / "file" / "below"))
+    assert len(index.index_shards(find_shards(str(shards / "train00-8.tfrec"))).table) == 8
+    assert "could not be kept" in caplog.text

@@ -1,0 +1,80 @@
+import gzip
+
+import fsspec
+import pytest
+from conftest import write_shards
+
+from lightning_melanoma.records.storage import ShardReader, find_shards
+from lightning_melanoma.records.tfrecord import CorruptRecordError
+
+
+def names(found):
+    return [shard.name for shard in found]
+
+
+def test_shards_are_found_by_path_glob_folder_and_list(shards):
+    paths = sorted(shards.glob("train*"))
+    assert names(find_shards(str(paths[0]))) == ["train00-8.tfrec"]
+    assert names(find_shards(str(shards / "train0[12]*"))) == ["train01-8.tfrec", "train02-8.tfrec"]
+    assert len(find_shards(str(shards))) == 6
+    assert names(find_shards([str(paths[2]), str(shards / "train*")])) == [
+        "train02-8.tfrec",
+        "train00-8.tfrec",
+        "train01-8.tfrec",
+        "train03-8.tfrec",
+    ]
+
+
+def test_a_prefix_chooses_among_the_shards_of_a_folder_only_where_it_occurs(shards, tmp_path):
+    assert len(find_shards(str(shards), prefix="train")) == 4
+    assert len(find_shards(str(shards), prefix="test")) == 2
+    assert len(find_shards(str(shards), prefix="val")) == 6
+
+
+def test_shards_behind_a_url_are_found_and_read(shards):
+    filesystem = fsspec.filesystem("memory")
+    source = (shards / "train00-8.tfrec").read_bytes()
+    filesystem.pipe("/bucket/train00-8.tfrec", source)
+    filesystem.pipe("/bucket/train01-8.tfrec.gz", gzip.compress(source))
+    found = find_shards("memory://bucket/*")
+    assert names(found) == ["train00-8.tfrec", "train01-8.tfrec.gz"]
+    for shard in found:
+        reader = ShardReader(shard)
+        assert reader.read(5, 20) == source[5:25]
+        with reader.stream() as stream:
+            assert stream.read() == source
+        reader.close()
+
+
+def test_the_version_changes_with_the_file(shards):
+    path = shards / "train00-8.tfrec"
+    before = find_shards(str(path))[0]
+    write_shards(shards, num_shards=1, num_records=8, start=100)
+    assert find_shards(str(path))[0] != before
+
+
+@pytest.mark.parametrize("path", ["nowhere.tfrec", "nowhere/*.tfrec", "empty"])
+def test_a_path_without_shards_is_an_error_that_names_it(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected .* found none; check the path"):
+        find_shards(str(tmp_path / path))
+
+
+def test_an_empty_shard_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "train00-8.tfrec").touch()
+    with pytest.raises(
+        ValueError, match=r"train00-8.tfrec: expected TFRecords, found an empty file"
+    ):
+        find_shards(str(tmp_path))
+
+
+def test_an_unknown_scheme_is_an_error():
+    with pytest.raises(ValueError, match="Protocol not known"):
+        find_shards("nosuch://bucket/train*")
+
+
+def test_a_truncated_gzip_shard_is_an_error(shards):
+    path = shards / "train00-8.tfrec"
+    path.write_bytes(gzip.compress(path.read_bytes())[:-20])
+    with pytest.raises(CorruptRecordError, match="expected a whole gzip file"):
+        ShardReader(find_shards(str(path))[0])
