@@ -1,0 +1,1 @@
+"""Examples to batches: folds, decoding, order, draws, and the data module."""
