@@ -1,0 +1,256 @@
+"""The prediction table and the submission: probabilities that keep the order of the logits, as CSV.
+
+The table has one row an image, with the columns `image_name, patient_id, fold, target, logit,
+probability` and, where known, `sex, age_approx, anatom_site_general_challenge, source, width,
+height`; what is not known is an empty field. Numbers are printed with as many digits as it takes to
+read the same float64 back. A submission is the two columns `image_name,target` that Kaggle wants.
+Nothing is judged here: see `metrics`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lightning_melanoma.records.files import atomic_file
+
+REQUIRED_DTYPES = {
+    "image_name": "string",
+    "patient_id": "string",
+    "fold": "Int64",
+    "target": "Int64",
+    "logit": "float64",
+    "probability": "float64",
+}
+OPTIONAL_DTYPES = {
+    "sex": "string",
+    "age_approx": "float64",
+    "anatom_site_general_challenge": "string",
+    "source": "string",
+    "width": "Int64",
+    "height": "Int64",
+}
+# A message names as many ids, and counts the rest.
+NUM_NAMED = 3
+
+
+def probabilities_of(
+    logits: npt.NDArray[np.floating], *, shift: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Return the sigmoid of the logits, strictly increasing: different logits never tie.
+
+    The sigmoid in float64 equals 1 from a logit of 37 on and repeats itself before; a submission
+    would lose the order there. So a probability that is not above the one before it, in the order
+    of the logits, becomes the next larger float64, and where that would pass 1 the steps go down
+    from 1. Equal logits keep equal probabilities.
+
+    Args:
+        logits: (N,) finite, any floating dtype.
+        shift: added to the log-odds in float64, such as the log-odds of the true prior less those
+            that the loss was weighted to. Ties are those of `logits`, whatever the sum rounds off.
+
+    Returns:
+        (N,) float64 in [0, 1].
+
+    Raises:
+        ValueError: a logit is not finite.
+    """
+    if num_unusable := np.count_nonzero(~np.isfinite(logits)):
+        raise ValueError(f"logits: expected finite numbers, found {num_unusable} NaN or infinite")
+    rising, places = np.unique(logits, return_inverse=True)
+    # By logaddexp, which neither overflows nor loses the digits of a probability near 0.
+    sigmoid = np.exp(-np.logaddexp(0.0, -(rising.astype(np.float64) + shift)))
+    # The bits of a float64 of 0 or more, as an integer, count the representable numbers below it.
+    steps = np.arange(len(rising))
+    above = np.maximum.accumulate(sigmoid.view(np.int64) - steps) + steps
+    one = np.float64(1.0).view(np.int64)
+    probabilities: npt.NDArray[np.float64] = np.minimum(above, one - steps[::-1]).view(np.float64)
+    return probabilities[places]
+
+
+def prediction_table(
+    records: pd.DataFrame,
+    logits: npt.NDArray[np.floating],
+    *,
+    shift: float = 0.0,
+    fold: int | None = None,
+) -> pd.DataFrame:
+    """Return the prediction table of some records, in their order.
+
+    Args:
+        records: one row an image: `image_name` and, where known, the other columns of the table;
+            a `patient_id` or `fold` of -1 is not known.
+        logits: (N,) finite, of the same rows.
+        shift: as in `probabilities_of`.
+        fold: the fold that the model was not trained on; None leaves what `records` says.
+
+    Returns:
+        The columns of the module docstring; of the first six, NA where `records` has none.
+
+    Raises:
+        ValueError: the numbers of records and logits differ, or a logit is not finite.
+    """
+    if len(records) != len(logits):
+        raise ValueError(f"logits: expected {len(records)}, one per record, found {len(logits)}")
+    known = [name for name in (*REQUIRED_DTYPES, *OPTIONAL_DTYPES) if name in records]
+    table: pd.DataFrame = records[known].reset_index(drop=True)
+    table["logit"] = logits.astype(np.float64)
+    table["probability"] = probabilities_of(logits, shift=shift)
+    if fold is not None:
+        table["fold"] = fold
+    order = [*REQUIRED_DTYPES, *(name for name in known if name in OPTIONAL_DTYPES)]
+    table = _typed(table.reindex(columns=order))
+    for name, unknown in (("patient_id", "-1"), ("fold", -1)):
+        table[name] = table[name].mask(table[name] == unknown)
+    return table
+
+
+def write_predictions(table: pd.DataFrame, path: Path | str) -> None:
+    """Write a prediction table, whole or not at all.
+
+    Args:
+        table: has the required columns; others stay as they are.
+        path: the CSV, replaced when it is there.
+
+    Raises:
+        ValueError: a required column is missing, or a value does not fit its column.
+        OSError: `path` cannot be written.
+    """
+    _check_columns(table, list(REQUIRED_DTYPES), "prediction table")
+    write_csv_atomically(_typed(table), path)
+
+
+def read_predictions(path: Path | str) -> pd.DataFrame:
+    """Return a prediction table exactly as it was written.
+
+    Args:
+        path: a CSV with the required columns.
+
+    Returns:
+        The columns of the file, of the dtypes above; NA where a field is empty.
+
+    Raises:
+        ValueError: a required column is missing, or a field is not of its column's type.
+        OSError: `path` cannot be read.
+    """
+    table = _read_csv(path)
+    _check_columns(table, list(REQUIRED_DTYPES), str(path))
+    return table
+
+
+def write_csv_atomically(table: pd.DataFrame, path: Path | str) -> None:
+    """Write a table as CSV without its row labels: aside first, then renamed to `path`.
+
+    Raises:
+        OSError: `path` cannot be written. An older file is still there then.
+    """
+    with atomic_file(Path(path)) as stream:
+        stream.write(table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def submission(table: pd.DataFrame) -> pd.DataFrame:
+    """Return Kaggle's two columns of a prediction table, in its order.
+
+    Args:
+        table: has `image_name` and `probability`, which becomes `target`.
+    """
+    return pd.concat({"image_name": table["image_name"], "target": table["probability"]}, axis=1)
+
+
+def check_submission(submission: pd.DataFrame, expected_names: Sequence[str]) -> None:
+    """Make sure that a submission says one probability for each record and nothing else.
+
+    Args:
+        submission: `image_name` and `target`.
+        expected_names: the id of each test record.
+
+    Raises:
+        ValueError: the rows are not as many as the records, an id is there twice, missing or
+            unexpected, or a value is not a number in [0, 1].
+    """
+    num_rows, num_records = len(submission), len(expected_names)
+    if num_rows != num_records:
+        raise ValueError(
+            f"submission: expected {num_records} rows (one a record), found {num_rows}"
+        )
+    names = submission["image_name"]
+    _check_unique(names, "submission")
+    _check_same_names(names, pd.Series(expected_names), "the records")
+    values = submission["target"].to_numpy(dtype=np.float64, na_value=np.nan)
+    # NaN compares false, so it counts as outside.
+    outside = names[~((values >= 0) & (values <= 1))].tolist()
+    if outside:
+        raise ValueError(
+            f"submission: expected numbers in [0, 1], found others at {_named(outside)}"
+        )
+
+
+def in_sample_order(submission: pd.DataFrame, sample_path: Path | str) -> pd.DataFrame:
+    """Return the rows of a submission in the order of a sample file.
+
+    Args:
+        submission: `image_name` and `target`, ids unique.
+        sample_path: a CSV with an `image_name` column, such as Kaggle's sample_submission.csv.
+
+    Raises:
+        ValueError: the file has no `image_name` column, an id twice, or other ids.
+        OSError: the file cannot be read.
+    """
+    sample = _read_csv(sample_path)
+    _check_columns(sample, ["image_name"], str(sample_path))
+    wanted = sample["image_name"]
+    _check_unique(wanted, str(sample_path))
+    _check_same_names(submission["image_name"], wanted, str(sample_path))
+    ordered: pd.DataFrame = submission.set_index("image_name").loc[wanted].reset_index()
+    return ordered
+
+
+def _read_csv(path: Path | str) -> pd.DataFrame:
+    dtypes: Any = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES}
+    try:
+        # Only an empty field is a missing value: an image may well be called "NA".
+        table: pd.DataFrame = pd.read_csv(
+            path,
+            dtype=dtypes,
+            float_precision="round_trip",
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected a CSV table, found: {reason}") from error
+    return table
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    dtypes = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES}
+    typed: pd.DataFrame = table.astype({name: dtypes[name] for name in dtypes if name in table})
+    return typed
+
+
+def _check_unique(names: pd.Series, where: str) -> None:
+    if twice := names[names.duplicated()].tolist():
+        raise ValueError(f"{where}: expected unique ids, found {_named(twice)} more than once")
+
+
+def _check_columns(table: pd.DataFrame, required: Sequence[str], where: str) -> None:
+    if missing := ", ".join(name for name in required if name not in table):
+        found = ", ".join(map(str, table.columns))
+        raise ValueError(f"{where}: expected also the column {missing}, found {found}")
+
+
+def _check_same_names(names: pd.Series, expected: pd.Series, where: str) -> None:
+    missing = expected[~expected.isin(names)].tolist()
+    unexpected = names[~names.isin(expected)].tolist()
+    if missing or unexpected:
+        faults = [f"{len(missing)} missing ({_named(missing)})"] if missing else []
+        faults += [f"{len(unexpected)} unexpected ({_named(unexpected)})"] if unexpected else []
+        raise ValueError(f"submission: expected the ids of {where}, found {', '.join(faults)}")
+
+
+def _named(names: Sequence[object]) -> str:
+    rest = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(map(str, names[:NUM_NAMED])) + rest

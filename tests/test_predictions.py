@@ -1,0 +1,226 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lightning_melanoma.predictions import (
+    check_submission,
+    in_sample_order,
+    prediction_table,
+    probabilities_of,
+    read_predictions,
+    submission,
+    write_csv_atomically,
+    write_predictions,
+)
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def assert_same_order(logits, probabilities):
+    assert probabilities.dtype == np.float64
+    assert probabilities.min() >= 0
+    assert probabilities.max() <= 1
+    # Not by differences: that of two subnormal logits may be flushed to 0.
+    np.testing.assert_array_equal(
+        np.unique(logits, return_inverse=True)[1], np.unique(probabilities, return_inverse=True)[1]
+    )
+
+
+@given(logits=hnp.arrays(np.float32, st.integers(1, 50), elements=FINITE), shift=st.floats(-9, 9))
+def test_different_logits_never_tie(logits, shift):
+    assert_same_order(logits, probabilities_of(logits, shift=shift))
+
+
+@pytest.mark.parametrize("centre", [-1000, -745, -100, 0, 17, 30, 37, 100, 1000])
+def test_ten_thousand_neighbouring_logits_never_tie(centre):
+    bits = np.float32(centre).view(np.int32) + np.arange(10_000, dtype=np.int32)
+    logits = np.random.default_rng(0).permutation(bits).view(np.float32)
+    assert_same_order(logits, probabilities_of(logits))
+
+
+def test_probabilities_are_the_sigmoid_where_it_does_not_tie():
+    logits = np.linspace(-30, 30, 1001)
+    np.testing.assert_allclose(probabilities_of(logits), 1 / (1 + np.exp(-logits)), rtol=1e-14)
+    np.testing.assert_allclose(
+        probabilities_of(logits, shift=-4), 1 / (1 + np.exp(4 - logits)), rtol=1e-14
+    )
+
+
+def test_saturated_logits_stay_next_to_their_limits():
+    logits = np.array([-3e38, -2e38, 2e38, 3e38], np.float32)
+    tiny = np.nextafter(0.0, 1.0)
+    assert probabilities_of(logits).tolist() == [0.0, tiny, np.nextafter(1.0, 0.0), 1.0]
+
+
+def test_equal_logits_have_equal_probabilities():
+    assert len(np.unique(probabilities_of(np.array([40, 40, 0.0, -0.0], np.float32)))) == 2
+
+
+def test_logits_that_are_not_finite_raise():
+    with pytest.raises(ValueError, match="logits: expected finite numbers, found 1 NaN"):
+        probabilities_of(np.array([0, np.nan], np.float32))
+
+
+def records(num_rows):
+    return pd.DataFrame(
+        {
+            "shard": "train00.tfrec",
+            "width": 640,
+            "image_name": [f"ISIC_{row:07d}" for row in range(num_rows)],
+            "patient_id": pd.array([None, *["IP_1"] * (num_rows - 1)], dtype="string"),
+            "target": [np.nan, *[1.0] * (num_rows - 1)],
+            "sex": "female",
+            "age_approx": 45,
+        }
+    )
+
+
+def test_table_has_the_columns_in_order_and_the_unknown_left_empty(tmp_path):
+    table = prediction_table(records(2), np.array([0, 1.5], np.float32), fold=3)
+    write_predictions(table, tmp_path / "val.csv")
+    assert (tmp_path / "val.csv").read_text().splitlines() == [
+        "image_name,patient_id,fold,target,logit,probability,sex,age_approx,width",
+        "ISIC_0000000,,3,,0.0,0.5,female,45.0,640",
+        "ISIC_0000001,IP_1,3,1,1.5,0.8175744761936437,female,45.0,640",
+    ]
+
+
+def test_table_without_patient_fold_or_target_has_empty_columns(tmp_path):
+    table = prediction_table(pd.DataFrame({"image_name": ["a"]}), np.zeros(1, np.float32))
+    write_predictions(table, tmp_path / "test.csv")
+    assert (tmp_path / "test.csv").read_text().splitlines()[1] == "a,,,,0.0,0.5"
+    pd.testing.assert_frame_equal(read_predictions(tmp_path / "test.csv"), table)
+
+
+def test_patient_and_fold_of_minus_one_are_unknown():
+    frame = pd.DataFrame({"image_name": ["a", "b"], "patient_id": [-1, 7], "fold": [-1, -1]})
+    table = prediction_table(frame, np.zeros(2, np.float32))
+    assert table["patient_id"].tolist() == [pd.NA, "7"]
+    assert table["fold"].isna().all()
+
+
+def test_table_needs_one_logit_a_record():
+    with pytest.raises(ValueError, match="logits: expected 2, one per record, found 1"):
+        prediction_table(records(2), np.zeros(1, np.float32))
+
+
+@given(logits=hnp.arrays(np.float32, st.integers(1, 20), elements=FINITE))
+def test_written_table_reads_back_exactly(tmp_path_factory, logits):
+    path = tmp_path_factory.mktemp("tables") / "val.csv"
+    table = prediction_table(records(len(logits)), logits, fold=0)
+    write_predictions(table, path)
+    pd.testing.assert_frame_equal(read_predictions(path), table, check_exact=True)
+
+
+def test_names_that_look_like_numbers_or_blanks_stay_text(tmp_path):
+    names = ["007", "NA", "null", "1e5", "a,b", 'say "x"']
+    frame = pd.DataFrame({"image_name": names, "patient_id": names})
+    table = prediction_table(frame, np.arange(6, dtype=np.float32))
+    write_predictions(table, tmp_path / "val.csv")
+    assert read_predictions(tmp_path / "val.csv")["image_name"].tolist() == names
+    assert read_predictions(tmp_path / "val.csv")["patient_id"].tolist() == names
+
+
+def test_table_without_a_column_says_what_it_has(tmp_path):
+    (tmp_path / "a.csv").write_text("image_name,target\na,1\n")
+    with pytest.raises(
+        ValueError, match=r"a\.csv: expected also the column patient_id, fold, logit"
+    ):
+        read_predictions(tmp_path / "a.csv")
+    with pytest.raises(
+        ValueError, match=r"expected also the column patient_id, .* found image_name$"
+    ):
+        write_predictions(pd.DataFrame({"image_name": ["a"]}), tmp_path / "b.csv")
+    assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"image_name,logit\na,high\n", b"a,b\n1,2,3,4\n1\n1,2,3,4,5\n", b"\xff\xfe\n"]
+)
+def test_file_that_is_no_table_raises_one_line(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"\A.*a\.csv: expected [^\n]*\Z"):
+        read_predictions(tmp_path / "a.csv")
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "submission.csv"
+    write_csv_atomically(pd.DataFrame({"a": [1]}), path)
+
+    class Unprintable:
+        def __str__(self):
+            raise RuntimeError("cannot be printed")
+
+    with pytest.raises(RuntimeError, match="cannot be printed"):
+        write_csv_atomically(pd.DataFrame({"a": [Unprintable()]}), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]
+    assert path.read_text() == "a\n1\n"
+
+
+def test_unwritable_output_raises_the_systems_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_csv_atomically(pd.DataFrame({"a": [1]}), tmp_path / "file" / "submission.csv")
+
+
+def three_rows():
+    return pd.DataFrame({"image_name": ["c", "a", "b"], "target": [0.0, 0.5, 1.0]})
+
+
+def test_submission_has_kaggles_two_columns_in_the_order_of_the_table():
+    table = prediction_table(records(2), np.array([0, -800], np.float32))
+    assert submission(table).columns.tolist() == ["image_name", "target"]
+    assert submission(table)["target"].tolist() == [0.5, table["probability"][1]]
+    check_submission(submission(table), ["ISIC_0000000", "ISIC_0000001"])
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "message"),
+    [
+        (["c", "a"], [0, 1], "expected 3 rows (one a record), found 2"),
+        (["c", "a", "a"], [0, 1, 0], "expected unique ids, found a more than once"),
+        (["c", "a", "d"], [0, 1, 0], "found 1 missing (b), 1 unexpected (d)"),
+        (["c", "a", "b"], [0, np.nan, 0], "expected numbers in [0, 1], found others at a"),
+        (["c", "a", "b"], [0, 1, 1.01], "expected numbers in [0, 1], found others at b"),
+        (["c", "a", "b"], [-np.inf, 1, 1], "expected numbers in [0, 1], found others at c"),
+    ],
+)
+def test_unusable_submission_raises(names, values, message):
+    frame = pd.DataFrame({"image_name": names, "target": values})
+    with pytest.raises(ValueError, match=f"submission: .*{re.escape(message)}$"):
+        check_submission(frame, ["a", "b", "c"])
+
+
+def test_submission_takes_the_order_of_the_sample(tmp_path):
+    sample_path = tmp_path / "sample_submission.csv"
+    sample_path.write_text("image_name,target\na,0\nb,0\nc,0\n")
+    ordered = in_sample_order(three_rows(), sample_path)
+    assert ordered.to_dict("list") == {"image_name": ["a", "b", "c"], "target": [0.5, 1.0, 0.0]}
+
+
+def test_sample_with_other_ids_says_how_many_and_the_first_three(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("image_name,target\na,0\nx1,0\nx2,0\nx3,0\nx4,0\n")
+    message = r"sample\.csv, found 4 missing \(x1, x2, x3 and 1 more\), 2 unexpected \(c, b\)$"
+    with pytest.raises(ValueError, match=message):
+        in_sample_order(three_rows(), sample_path)
+
+
+def test_sample_without_ids_says_which_columns_it_has(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("isic_id,target\na,0\n")
+    message = r"sample\.csv: expected also the column image_name, found isic_id, target$"
+    with pytest.raises(ValueError, match=message):
+        in_sample_order(three_rows(), sample_path)
+
+
+def test_sample_with_an_id_twice_raises(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("image_name,target\na,0\nb,0\nb,0\n")
+    with pytest.raises(ValueError, match=r"sample\.csv: expected unique ids, found b more than"):
+        in_sample_order(three_rows(), sample_path)
