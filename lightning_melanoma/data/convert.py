@@ -1,0 +1,168 @@
+"""Image files and a table in Kaggle's columns to TFRecord shards.
+
+Records get the fields of the competition: ``image`` (JPEG), ``image_name``, ``target`` and what
+metadata the table has; text is stored as bytes, whole numbers as int64. A patient is in one shard
+only, and the shards have the same share of melanomas.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import simplejpeg
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from lightning_melanoma.data.decode import ImageError, decode_image
+from lightning_melanoma.data.folds import patient_folds
+from lightning_melanoma.records.example import serialize_example
+from lightning_melanoma.records.files import atomic_folder
+from lightning_melanoma.records.tfrecord import write_shard
+
+# The quality that the writers of Kaggle's shards used.
+_JPEG_QUALITY = 94
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Table columns that become fields of the records.
+_FIELDS = (
+    "patient_id",
+    "target",
+    "sex",
+    "age_approx",
+    "anatom_site_general_challenge",
+    "diagnosis",
+    "source",
+)
+
+
+def convert(
+    images: str,
+    csv: str,
+    out: str,
+    *,
+    image_size: int = 256,
+    num_shards: int = 15,
+    prefix: str = "train",
+    columns: dict[str, str] | None = None,
+    melanoma: list[str] | None = None,
+) -> None:
+    """Write TFRecord shards from image files and a table.
+
+    Args:
+        images: folder with a .jpg, .jpeg or .png file for each row, named by its `image_name`.
+        csv: table with `image_name` and, where known, `patient_id`, `target`, `sex`, `age_approx`,
+            `anatom_site_general_challenge`, `diagnosis`, `source`.
+        out: folder for the shards; new or empty.
+        image_size: pixels of a side; images are squeezed to a square, as Kaggle's are.
+        num_shards: how many shards.
+        prefix: how the shards' names begin: `train` or `test`.
+        columns: names of columns that are called otherwise, e.g. `{image_name: image_id}`.
+        melanoma: values of `diagnosis` that make the target 1, where the table has no `target`.
+
+    Raises:
+        FileNotFoundError: the folder, the table or an image is not there.
+        FileExistsError: `out` holds something.
+        ValueError: the table lacks a column, or an image cannot be read.
+    """
+    table = _read_table(csv, columns or {}, melanoma)
+    files = _find_images(images, list(table["image_name"]))
+    if not 0 < num_shards <= len(table):
+        raise ValueError(f"num_shards: expected 1 to {len(table)}, the rows, found {num_shards}")
+    shards = _assign(table, num_shards)
+    encode = partial(_encode, image_size=image_size)
+    with (
+        atomic_folder(Path(out)) as folder,
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(table), desc="Converting", unit="image") as bar,
+    ):
+        for shard in range(num_shards):
+            rows = np.flatnonzero(shards == shard)
+            payloads = []
+            for row, image in zip(
+                rows, pool.map(encode, [files[row] for row in rows]), strict=True
+            ):
+                payloads.append(serialize_example(_fields(table.iloc[row]) | {"image": image}))
+                bar.update()
+            write_shard(folder / f"{prefix}{shard:02d}-{len(rows)}.tfrec", payloads)
+
+
+def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) -> pd.DataFrame:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"csv: expected a table, found no file {path}")
+    table = pd.read_csv(path, dtype={columns.get("patient_id", "patient_id"): str})
+    missing = [name for name in columns.values() if name not in table]
+    if missing:
+        raise ValueError(
+            f"columns: expected columns of {path}, found no {', '.join(missing)}; it has "
+            f"{', '.join(table.columns)}"
+        )
+    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    if "image_name" not in table:
+        raise ValueError(
+            f"csv {path}: expected a column `image_name`, found {', '.join(table.columns)}; "
+            "say which it is, as in --columns '{image_name: image_id}'"
+        )
+    table["image_name"] = table["image_name"].astype(str)
+    twice = table["image_name"].duplicated()
+    if twice.any():
+        raise ValueError(
+            f"csv {path}: expected each image_name once, found "
+            f"{table['image_name'][twice].iloc[0]} again"
+        )
+    if melanoma is not None:
+        if "diagnosis" not in table:
+            raise ValueError(f"melanoma: expected a column `diagnosis` in {path}, found none")
+        table["target"] = table["diagnosis"].isin(melanoma).astype(int)
+    if "target" in table and not table["target"].isin([0, 1]).all():
+        wrong = table[~table["target"].isin([0, 1])].iloc[0]
+        raise ValueError(
+            f"csv {path}: expected target 0 or 1, found {wrong['target']} for {wrong['image_name']}"
+        )
+    return table
+
+
+def _find_images(folder: str, names: list[str]) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"images: expected a folder, found none at {folder}")
+    known = {
+        path.stem: path
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix.lower() in _IMAGE_SUFFIXES
+    }
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise FileNotFoundError(
+            f"images: expected a file ({', '.join(_IMAGE_SUFFIXES)}) for each of {len(names)} rows "
+            f"in {folder}, found none for {len(missing)}, the first {missing[0]}"
+        )
+    return [known[name] for name in names]
+
+
+def _assign(table: pd.DataFrame, num_shards: int) -> NDArray[np.int64]:
+    patients = (
+        table["patient_id"].fillna("").astype(str) if "patient_id" in table else [""] * len(table)
+    )
+    strata = table["target"].astype(str) if "target" in table else ["unknown"] * len(table)
+    return patient_folds(list(patients), list(strata), num_folds=num_shards, seed=0)
+
+
+def _encode(path: Path, image_size: int) -> bytes:
+    try:
+        pixels = decode_image(path.read_bytes(), image_size)
+    except ImageError as error:
+        raise ValueError(f"image {path}: {error}; mend it or take its row out") from error
+    image: bytes = simplejpeg.encode_jpeg(pixels, quality=_JPEG_QUALITY, colorsubsampling="444")
+    return image
+
+
+def _fields(row: "pd.Series[Any]") -> dict[str, bytes | str | int | float]:
+    fields: dict[str, bytes | str | int | float] = {"image_name": row["image_name"]}
+    for name in _FIELDS:
+        value = row.get(name)
+        if value is None or pd.isna(value):
+            continue
+        is_whole = not isinstance(value, str) and float(value).is_integer()
+        fields[name] = int(value) if is_whole else value
+    return fields

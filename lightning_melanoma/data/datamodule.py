@@ -1,0 +1,264 @@
+"""The data module: shards to tables to folds to loaders."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+
+from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.folds import patient_folds, shard_folds
+from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.splits import check_classes, check_overlap, hold_out
+from lightning_melanoma.data.synthetic import demo_data
+from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
+from lightning_melanoma.records.storage import cache_dir
+
+#: Folds when none are asked for; the embedded demo data has its own number.
+_NUM_FOLDS, _DEMO_NUM_FOLDS = 5, 4
+
+_log = logging.getLogger(__name__)
+
+#: The parts of the data, by the names that tables and loaders go by.
+SplitName = Literal["train", "val", "test"]
+
+
+class MelanomaDataModule(pl.LightningDataModule):
+    """Training, validation and test records from TFRecord shards.
+
+    With neither `train` nor `test` named, it is the embedded demo data, made once in the cache
+    folder.
+
+    Args:
+        train: shards to train on: a path, glob, folder or URL, or a list of them.
+        val: shards to validate on; None holds fold `fold` of `num_folds` out of `train`.
+        test: shards to predict; they need no target.
+        metadata: a CSV in Kaggle's columns that is joined on `image_name`: names instead of codes,
+            and the patient.
+        split: `patients` holds out whole patients, stratified by target and source, whatever the
+            shards; `shards` holds out whole shards (number modulo folds, by source). None:
+            `patients` when the records tell them, else `shards`.
+        num_folds: None for 5 (4 on the demo data).
+        fold: which fold is held out, from 0.
+        allow_patient_overlap: train although a patient stands in both training and validation.
+        image_size: pixels of a side.
+        batch_size: images a step, all devices together.
+        num_workers: processes that read; 0 reads in threads of the main process.
+        decode_threads: threads that decode; 0 for one a core.
+        on_corrupt: `raise` stops at a record that cannot be read, `skip` leaves it out and says so.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        metadata: str | None = None,
+        split: Literal["patients", "shards"] | None = None,
+        num_folds: int | None = None,
+        fold: int = 0,
+        allow_patient_overlap: bool = False,
+        image_size: int = 128,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        decode_threads: int = 0,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        _at_least(1, image_size=image_size, batch_size=batch_size)
+        _at_least(0, num_workers=num_workers, decode_threads=decode_threads, fold=fold)
+        self._is_demo = train is None and val is None and test is None
+        self.num_folds = num_folds or (_DEMO_NUM_FOLDS if self._is_demo else _NUM_FOLDS)
+        if fold >= self.num_folds or self.num_folds < 2:
+            raise ValueError(
+                f"data.fold: expected 0 to {self.num_folds - 1} with num_folds {self.num_folds} "
+                f"(at least 2), found {fold}"
+            )
+        #: The splits that `predict` runs over, in this order.
+        self.predict_splits: Sequence[SplitName] = ("test",)
+        self._splits: dict[str, Split] = {}
+        self._loaders: dict[str, MelanomaLoader] = {}
+        self._reported: set[str] = set()
+
+    def prepare_data(self) -> None:
+        """Make the demo data if it is wanted, and index all shards, in one process a host."""
+        if self._is_demo:
+            demo_data(cache_dir())
+
+    def setup(self, stage: str) -> None:
+        """Read the tables that a stage needs: `fit`, `validate`, `test` or `predict`."""
+        wants_training = stage in ("fit", "validate") or (
+            stage == "predict" and "val" in self.predict_splits
+        )
+        if wants_training and "train" not in self._splits:
+            self._setup_training()
+        wants_test = stage == "test" or (stage == "predict" and "test" in self.predict_splits)
+        if wants_test and "test" not in self._splits:
+            self._setup_test(stage)
+
+    def table(self, split: SplitName) -> pd.DataFrame:
+        """Return the table of a split, a row a record, in the order of the records.
+
+        Columns: ``image_name, patient_id, patient, target, fold`` and the metadata that there is,
+            besides
+        each record's place (``shard, record, offset, length``).
+        """
+        self._ensure(split)
+        return self._splits[split].table
+
+    def class_counts(self) -> tuple[int, int]:
+        """Return how many (benign, melanoma) records the training split has."""
+        positives = int(self.table("train")["target"].sum())
+        return len(self.table("train")) - positives, positives
+
+    def images(self, split: SplitName, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the images of some rows of a table, (N, image_size, image_size, 3) uint8 RGB."""
+        source = self.loader(split).source
+        size = self.hparams["image_size"]
+        images = [source.decode(int(row)) for row in rows]
+        return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+
+    def loader(self, split: SplitName) -> MelanomaLoader:
+        """Return the loader of a split: training shuffled, the rest in the order of the records."""
+        self._ensure(split)
+        if split not in self._loaders:
+            hparams = self.hparams
+            dataset = MelanomaDataset(
+                self._splits[split].table,
+                self._splits[split].shards,
+                image_size=hparams["image_size"],
+                batch_size=hparams["batch_size"],
+                # Set by seed_everything, the same in every process.
+                seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+                shuffle=split == "train",
+                rank=self.trainer.global_rank if self.trainer else 0,
+                world_size=self.trainer.world_size if self.trainer else 1,
+                decode_threads=hparams["decode_threads"],
+                on_corrupt=hparams["on_corrupt"],
+            )
+            self._loaders[split] = MelanomaLoader(
+                dataset,
+                num_workers=hparams["num_workers"],
+                pin_memory=self.trainer is not None
+                and self.trainer.strategy.root_device.type == "cuda",
+            )
+        return self._loaders[split]
+
+    def train_dataloader(self) -> MelanomaLoader:
+        """Return the training batches."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> MelanomaLoader:
+        """Return the validation batches."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> MelanomaLoader:
+        """Return the test batches; `setup` saw to it that they have targets."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> list[MelanomaLoader]:
+        """Return the batches of each of `predict_splits`."""
+        return [self.loader(split) for split in self.predict_splits]
+
+    def has_test(self) -> bool:
+        """Tell whether there is anything to predict."""
+        return self._is_demo or self.hparams["test"] is not None
+
+    def teardown(self, stage: str) -> None:
+        """Report the records that were left out, once each, and let the stage's loaders go."""
+        for name, split in self._splits.items():
+            loader = self._loaders.pop(name, None)
+            unreadable = split.table["image_name"].iloc[
+                np.array(sorted(loader.skipped if loader else ()), np.int64)
+            ]
+            lines = [
+                *split.skipped,
+                *(f"{image}: its image cannot be read" for image in unreadable),
+            ]
+            new = [line for line in lines if line not in self._reported]
+            if new:
+                total = len(split.table) + len(split.skipped)
+                _log.warning("%s: %d of %d records were skipped:", name, len(new), total)
+                for line in new:
+                    _log.warning("  %s", line)
+            self._reported.update(new)
+
+    def _ensure(self, split: SplitName) -> None:
+        if split not in self._splits:
+            self.prepare_data()
+            self.setup("predict" if split == "test" else "fit")
+
+    def _setup_training(self) -> None:
+        train = self._read("train")
+        require_targets(train, "data.train")
+        if self.hparams["val"] is not None:
+            val = self._read("val")
+            require_targets(val, "data.val")
+        else:
+            train.table["fold"] = self._folds(train)
+            train, val = hold_out(train, self.hparams["fold"])
+        check_classes(train, val)
+        if not (train.table["patient"] != "").any():
+            _log.warning(
+                "The records name no patients, so a leak between training and validation cannot be "
+                "ruled out; a CSV with `patient_id`, given as --data.metadata, would tell."
+            )
+        if not self.hparams["allow_patient_overlap"]:
+            check_overlap(train, val, splits_itself=self.hparams["val"] is None)
+        self._splits["train"], self._splits["val"] = train, val
+
+    def _setup_test(self, stage: str) -> None:
+        if not self.has_test():
+            raise ValueError(
+                "data.test: expected shards to predict, found none; give --data.test PATH"
+            )
+        test = self._read("test")
+        if stage == "test":
+            require_targets(test, "data.test")
+        twice = test.table["image_name"].duplicated()
+        if twice.any():
+            raise ValueError(
+                f"data.test: expected each image_name once, found {twice.sum()} again, the first "
+                f"{test.table['image_name'][twice].iloc[0]}; name each shard once"
+            )
+        self._splits["test"] = test
+
+    def _read(self, split: SplitName) -> Split:
+        paths = demo_data(cache_dir()).as_posix() if self._is_demo else self.hparams[split]
+        if paths is None:
+            raise ValueError(
+                f"data.{split}: expected shards, found none; give --data.{split} PATH "
+                "(with no data named at all, the embedded demo data is used)"
+            )
+        return read_split(
+            paths,
+            prefix=split,
+            metadata=self.hparams["metadata"],
+            on_corrupt=self.hparams["on_corrupt"],
+        )
+
+    def _folds(self, split: Split) -> NDArray[np.int64]:
+        table = split.table
+        known = (table["patient"] != "").any()
+        by = self.hparams["split"] or ("patients" if known and not self._is_demo else "shards")
+        if by == "shards":
+            folders = [shard.folder for shard in split.shards]
+            folds = shard_folds(folders, num_folds=self.num_folds)
+            return np.take(folds, table["shard"].to_numpy(np.int64))
+        strata = table["target"].astype(str) + table["source"]
+        # The folds stay the same whatever the run's seed, so that runs can be compared.
+        return patient_folds(list(table["patient"]), list(strata), num_folds=self.num_folds, seed=0)
+
+
+def _at_least(lowest: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < lowest:
+            raise ValueError(f"data.{name}: expected at least {lowest}, found {value}")

@@ -1,0 +1,224 @@
+"""The dataset: batches of one split, in an order and with draws that depend on (seed, epoch) alone.
+
+The epoch's order is cut into global batches; a rank takes its part of each, a data-loading worker
+every so-many-th of them. So the records of an epoch, and their order, are the same for any number
+of ranks, workers and threads. Decoding runs in threads, a few batches ahead.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from lightning_melanoma.data.decode import ImageError, decode_image
+from lightning_melanoma.data.draws import record_draws, record_keys, record_order
+from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.data.table import OnCorrupt
+from lightning_melanoma.records.example import parse_example
+from lightning_melanoma.records.storage import Shard, ShardReader
+from lightning_melanoma.records.tfrecord import CorruptRecordError, unframe
+
+# Batches that are decoded before they are asked for: one being taken, one ready, one under way.
+_BATCHES_AHEAD = 3
+# Records a task of the thread pool: few enough that the threads end together, enough to hide its
+# cost.
+_ROWS_A_TASK = 8
+
+# The places in a batch that could not be read, each with the reason.
+_Faults = list[tuple[int, Exception]]
+
+
+class MelanomaDataset(IterableDataset[Batch]):
+    """Yields the batches of one epoch; `epoch` and `start` are set before it is iterated.
+
+    Args:
+        table: of a `Split`.
+        shards: of the same `Split`.
+        image_size: pixels of a side.
+        batch_size: rows of a global batch, all ranks together.
+        seed: of order and draws.
+        shuffle: permute the rows anew each epoch; else they come in the table's order.
+        rank: of this process, in [0, world_size).
+        world_size: processes that share each global batch.
+        decode_threads: threads that read and decode; 0 for one a core.
+        on_corrupt: raise the error of a record that cannot be read, or mask its row.
+
+    Raises:
+        ValueError: `world_size` does not divide `batch_size`.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        shards: Sequence[Shard],
+        *,
+        image_size: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        decode_threads: int = 0,
+        on_corrupt: OnCorrupt = "raise",
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(
+                f"data.batch_size: expected a multiple of {world_size}, the number of processes "
+                f"that share a batch, found {batch_size}; it counts all devices together"
+            )
+        self.shards = list(shards)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.decode_threads = decode_threads or len(os.sched_getaffinity(0))
+        self.on_corrupt = on_corrupt
+        self.epoch = 0
+        #: The first global batch to yield: above 0 when an epoch is resumed.
+        self.start = 0
+        self._places = table[["shard", "record", "offset", "length"]].to_numpy(np.int64)
+        self._keys = record_keys(table["image_name"])
+        self._targets = table["target"].fillna(0).to_numpy(np.float32)
+        self._readers: dict[int, ShardReader] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_records(self) -> int:
+        """Records of an epoch, all ranks together."""
+        return len(self._places)
+
+    @property
+    def num_batches(self) -> int:
+        """Global batches of an epoch: each rank yields as many."""
+        return -(-self.num_records // self.batch_size)
+
+    def order(self) -> NDArray[np.int64]:
+        """Return (num_records,) int64, the rows of the table in the order of this epoch."""
+        if self.shuffle:
+            return record_order(self.seed, self.epoch, self.num_records)
+        return np.arange(self.num_records)
+
+    def positions(self, batch: int) -> NDArray[np.int64]:
+        """Return (batch_size / world_size,) int64, this rank's places in the epoch's order.
+
+        Positions from `num_records` on only fill up the last batch: they stand for the epoch's
+        first rows again, and are not valid.
+        """
+        size = self.batch_size // self.world_size
+        return batch * self.batch_size + self.rank * size + np.arange(size)
+
+    def image_bytes(self, row: int) -> bytes:
+        """Return the encoded image of a row of the table.
+
+        Raises:
+            CorruptRecordError: the shard is damaged, or has changed since it was indexed.
+        """
+        shard, record, offset, length = (int(part) for part in self._places[row])
+        frame = self._reader(shard).read(offset, length)
+        payload = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+        image = parse_example(payload)["image"]
+        assert isinstance(image, bytes)
+        return image
+
+    def decode(self, row: int) -> NDArray[np.uint8]:
+        """Return the image of a row of the table as (image_size, image_size, 3) uint8 RGB.
+
+        Raises:
+            CorruptRecordError: as `image_bytes`.
+            ImageError: the bytes are no image; the message says where they lie.
+        """
+        try:
+            return decode_image(self.image_bytes(row), self.image_size)
+        except ImageError as error:
+            shard, record, offset, _ = self._places[row]
+            raise ImageError(
+                f"shard {self.shards[shard].url}: record {record} at byte {offset}: {error}; "
+                "mend the shard, or give --data.on_corrupt skip"
+            ) from error
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        steps = range(self.start + first, self.num_batches, stride)
+        order = self.order()
+        pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
+        try:
+            pending = deque(self._begin(pool, order, step) for step in steps[:_BATCHES_AHEAD])
+            for number in range(len(steps)):
+                batch = pending.popleft().finish()
+                if number + _BATCHES_AHEAD < len(steps):
+                    pending.append(self._begin(pool, order, steps[number + _BATCHES_AHEAD]))
+                yield batch
+        except (CorruptRecordError, ImageError) as error:
+            if worker is None:
+                raise
+            # Across processes torch would bury the message in a traceback of text.
+            yield error  # type: ignore[misc]  # the loader raises it
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, pool: ThreadPoolExecutor, order: NDArray[np.int64], step: int) -> "_Pending":
+        positions = self.positions(step)
+        rows = order[positions % self.num_records]
+        pixels = np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        tasks = [
+            pool.submit(self._fill, pixels, rows, range(len(rows))[at : at + _ROWS_A_TASK])
+            for at in range(0, len(rows), _ROWS_A_TASK)
+        ]
+        batch = Batch(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            torch.from_numpy(self._targets[rows]),
+            torch.from_numpy(positions < self.num_records),
+            torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows])),
+            torch.from_numpy(rows),
+        )
+        return _Pending(batch, tasks, self.on_corrupt)
+
+    def _fill(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], places: range) -> _Faults:
+        faults: _Faults = []
+        for place in places:
+            try:
+                pixels[place] = self.decode(int(rows[place]))
+            except (CorruptRecordError, ImageError) as error:
+                faults.append((place, error))
+        return faults
+
+    def _reader(self, shard: int) -> ShardReader:
+        with self._lock:
+            if shard not in self._readers:
+                self._readers[shard] = ShardReader(self.shards[shard])
+            return self._readers[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files and locks stay with their process.
+        return {**self.__dict__, "_readers": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+class _Pending:
+    """A batch whose pixels are still being decoded."""
+
+    def __init__(self, batch: Batch, tasks: list[Future[_Faults]], on_corrupt: OnCorrupt) -> None:
+        self._batch = batch
+        self._tasks = tasks
+        self._on_corrupt = on_corrupt
+
+    def finish(self) -> Batch:
+        """Wait for the pixels; raise the first fault, or mask the rows of all of them."""
+        for place, error in [fault for task in self._tasks for fault in task.result()]:
+            if self._on_corrupt == "raise":
+                raise error
+            self._batch.valid[place] = False
+        return self._batch

@@ -1,0 +1,89 @@
+"""Image bytes to pixels: (size, size, 3) uint8 RGB, whatever the file.
+
+JPEG goes through libjpeg-turbo, scaled in the DCT when the target is smaller. What that cannot read
+right (PNG, CMYK, an EXIF rotation) goes through Pillow. An image that is not square is squeezed, as
+Kaggle's shards are. Both release the GIL, so threads decode side by side.
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+#: Pixels above which an image is refused unread: the largest ISIC image has 24 million.
+MAX_PIXELS = 100_000_000
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+# EXIF lies in the first segments of a JPEG, which are at most 64 KiB each.
+_EXIF_SEARCH_SIZE = 2 * 65536
+
+
+class ImageError(ValueError):
+    """Bytes that are no image that can be read."""
+
+
+def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Return the image as (size, size, 3) uint8 RGB.
+
+    Args:
+        data: a JPEG (baseline, progressive, grey, CMYK, with EXIF rotation) or PNG file.
+        size: pixels of a side.
+
+    Raises:
+        ImageError: no image, a damaged one, or one above `MAX_PIXELS`.
+    """
+    if data.startswith(_JPEG_MAGIC) and b"Exif\0\0" not in data[:_EXIF_SEARCH_SIZE]:
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+            _check_pixels(height, width)
+            if colorspace not in ("CMYK", "YCCK"):
+                pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
+                return _resized(pixels, size)
+        except ImageError:
+            raise
+        except ValueError as error:
+            raise ImageError(f"expected a whole JPEG, found a damaged one ({error})") from error
+    return _resized(_decode_by_pillow(data), size)
+
+
+def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
+            _check_pixels(image.height, image.width)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                # 16-bit grey: Pillow's own conversion clips instead of scaling.
+                return np.stack([(np.asarray(upright) >> 8).astype(np.uint8)] * 3, axis=-1)
+            return np.asarray(upright.convert("RGB"))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"expected a JPEG or PNG image, found {len(data)} bytes that begin with {data[:8]!r}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"expected at most {MAX_PIXELS:,} pixels, found more; is it a decompression bomb?"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(
+            f"expected a whole JPEG or PNG image, found a damaged one ({error})"
+        ) from error
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"expected at most {MAX_PIXELS:,} pixels, found {width} x {height}; "
+            "is it a decompression bomb?"
+        )
+
+
+def _resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    # Pillow's bilinear filter widens with the reduction, so it averages instead of skipping pixels.
+    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized)

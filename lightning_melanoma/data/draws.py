@@ -1,0 +1,65 @@
+"""The random numbers of each record and the order of records: pure functions of (seed, epoch).
+
+Augmentation runs on the device, but draws nothing there: every record brings its own small row of
+uniform numbers with its batch. So a record is augmented the same on CPU, GPU and TPU, on any number
+of devices, ranks, workers and threads, and after a resume. The numbers come from a counter hashed
+by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), vectorised over the batch.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Uniform numbers a record: enough for every augmentation at once; 512 bytes a record.
+NUM_DRAWS = 128
+
+# The increment of SplitMix64: 2**64 divided by the golden ratio, made odd.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# Order and draws of one (seed, epoch) come from different streams.
+_DRAWS, _ORDER = 0, 1
+
+
+def record_keys(image_names: Iterable[str]) -> NDArray[np.uint64]:
+    """Return (N,) uint64, the key of each record: a hash of its name."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in image_names]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def record_draws(seed: int, epoch: int, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return the draws of the records with these keys in one epoch.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        keys: (B,) uint64, from `record_keys`.
+
+    Returns:
+        (B, NUM_DRAWS) float32, uniform in [0, 1), of 24 bits each.
+    """
+    with np.errstate(over="ignore"):
+        starts = _mix(keys.astype(np.uint64) ^ _stream(seed, epoch, _DRAWS))
+        counters = np.arange(1, NUM_DRAWS + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mix(starts[:, None] + counters[None, :])
+    # The upper 24 bits: all that a float32 in [0, 1) can hold evenly.
+    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def record_order(seed: int, epoch: int, num_records: int) -> NDArray[np.int64]:
+    """Return (num_records,) int64, a permutation of the rows for one epoch: each one once."""
+    with np.errstate(over="ignore"):
+        numbers = np.arange(num_records, dtype=np.uint64)
+        hashes = _mix(numbers * _GOLDEN + _stream(seed, epoch, _ORDER))
+    return np.argsort(hashes, kind="stable")
+
+
+def _stream(seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:
+    start = np.array([seed], np.uint64) * np.uint64(4) + np.uint64(purpose)
+    return _mix(_mix(start + _GOLDEN) + np.uint64(epoch) * _GOLDEN)
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

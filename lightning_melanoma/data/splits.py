@@ -1,0 +1,70 @@
+"""Training and validation: one held out of the other, and what both must promise."""
+
+import logging
+
+from lightning_melanoma.data.table import Split
+
+# Ids that an error names before it says "and so on".
+_NAMED_IDS = 3
+
+_log = logging.getLogger(__name__)
+
+
+def hold_out(split: Split, fold: int) -> tuple[Split, Split]:
+    """Return the records outside of a fold, and those in it.
+
+    Raises:
+        ValueError: all or none are in it.
+    """
+    held_out = split.table["fold"] == fold
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"data.fold: expected records in fold {fold} and in others, found {held_out.sum()} of "
+            f"{len(held_out)} in it; {len(split.shards)} shards are too few: give "
+            "--data.split patients, fewer --data.num_folds, or validation shards by --data.val"
+        )
+    train = split._replace(table=split.table[~held_out].reset_index(drop=True))
+    # What was left out at indexing is nobody's in particular: it is reported once, with training.
+    return train, Split(split.shards, split.table[held_out].reset_index(drop=True), [])
+
+
+def check_classes(train: Split, val: Split) -> None:
+    """Check that there is something to learn, and say when there is nothing to rank.
+
+    Raises:
+        ValueError: the training records are of one class.
+    """
+    counts = train.table["target"].value_counts()
+    if len(counts) < 2:
+        raise ValueError(
+            f"data.train: expected both classes, found {len(train.table)} records of target "
+            f"{int(counts.index[0])} only; name more shards"
+        )
+    if val.table["target"].nunique() < 2:
+        _log.warning(
+            "The validation split has one class only, so its AUROC is undefined; name more shards."
+        )
+
+
+def check_overlap(train: Split, val: Split, *, splits_itself: bool) -> None:
+    """Check that no patient and no image is in both splits.
+
+    Args:
+        train: the training split.
+        val: the validation split.
+        splits_itself: whether validation is held out of the training shards, not named.
+
+    Raises:
+        ValueError: one is; the message names some, and the ways out.
+    """
+    for column, what in (("patient", "patients"), ("image_name", "images")):
+        ids = sorted(set(train.table[column]) & set(val.table[column]) - {""})
+        if not ids:
+            continue
+        named = ", ".join(ids[:_NAMED_IDS]) + (" and so on" if len(ids) > _NAMED_IDS else "")
+        way = "" if splits_itself else "leave data.val out and "
+        raise ValueError(
+            f"data: expected no {what} in both training and validation, found {len(ids)}: {named}; "
+            f"{way}give --data.split patients to hold out whole patients, or "
+            "--data.allow_patient_overlap true to go on all the same"
+        )

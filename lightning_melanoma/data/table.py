@@ -1,0 +1,147 @@
+"""The table of a split: a row a record, with its place, its patient, its target and its metadata.
+
+Index and metadata CSV come together here, and everything that a table must promise is checked here:
+an id, a target of 0 or 1 where one is needed, and who the patient is.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lightning_melanoma.data.sample import METADATA
+from lightning_melanoma.records.index import index_shards
+from lightning_melanoma.records.storage import Shard, find_shards
+
+#: What to do about a record that cannot be read.
+OnCorrupt = Literal["raise", "skip"]
+
+_log = logging.getLogger(__name__)
+
+
+class Split(NamedTuple):
+    """Some shards and the table of their records.
+
+    Attributes:
+        shards: in order.
+        table: a row a record, columns ``shard`` (number in `shards`), ``record``, ``offset``,
+            ``length``, ``image_name``, ``patient_id`` (as stored), ``patient`` (source and
+            patient_id, "" where unknown), ``target`` (float, NaN where unknown), ``fold`` (int, -1
+            where there are none), ``source`` (the records' own, else the shard's folder) and the
+            other `METADATA` that there is.
+        skipped: what was left out and why, a line a record.
+    """
+
+    shards: list[Shard]
+    table: pd.DataFrame
+    skipped: list[str]
+
+
+def read_split(
+    paths: str | Sequence[str],
+    *,
+    prefix: str,
+    metadata: str | None,
+    on_corrupt: OnCorrupt,
+) -> Split:
+    """Return the shards at `paths` and their table.
+
+    Args:
+        paths: what `find_shards` takes.
+        prefix: which shards of a folder are meant (``train``, ``val`` or ``test``).
+        metadata: a CSV in Kaggle's columns, joined on ``image_name``; its columns replace the
+            records' codes. None: only what the records hold.
+        on_corrupt: raise the first damaged record, or leave damaged ones out.
+
+    Raises:
+        FileNotFoundError: no shard matches, or `metadata` does not exist.
+        ValueError: a record or the CSV is not as it must be.
+    """
+    shards = find_shards(paths, prefix=prefix)
+    table, faults = index_shards(shards)
+    if faults and (on_corrupt == "raise" or table.empty):
+        raise faults[0]
+    if metadata is not None:
+        table = _join(table, metadata)
+    if "target" not in table:
+        table["target"] = np.nan
+    _check_targets(table, shards)
+    table["source"] = _sources(table, shards)
+    if "patient_id" not in table:
+        table["patient_id"] = None
+    unknown = table["patient_id"].isna() | table["patient_id"].astype(str).isin(["-1", "-1.0", ""])
+    table["patient"] = np.where(
+        unknown, "", table["source"] + "/" + table["patient_id"].astype(str)
+    )
+    table["fold"] = -1
+    places = ["shard", "record", "offset", "length", "image_name", "patient_id", "patient"]
+    columns = [*places, "target", "fold", *(name for name in METADATA if name in table)]
+    return Split(shards, table[columns], [str(fault) for fault in faults])
+
+
+def require_targets(split: Split, what: str) -> None:
+    """Check that every record of a split has a target.
+
+    Raises:
+        ValueError: one has none; the message says which.
+    """
+    missing = split.table["target"].isna()
+    if missing.any():
+        row = split.table[missing].iloc[0]
+        raise ValueError(
+            f"{what}: expected a `target` in every record, found none in {missing.sum()} of "
+            f"{len(missing)}, the first {row['image_name']} in {split.shards[row['shard']].url}; "
+            "name labelled shards, or a data.metadata CSV with a `target` column"
+        )
+
+
+def _join(table: pd.DataFrame, path: str) -> pd.DataFrame:
+    # dtype=str keeps ids such as 0012 as they are.
+    named = pd.read_csv(path, dtype={"image_name": str, "patient_id": str})
+    if "image_name" not in named:
+        raise ValueError(
+            f"data.metadata {path}: expected a column `image_name`, found "
+            f"{', '.join(named.columns)}; name the id column so"
+        )
+    twice = named["image_name"].duplicated()
+    if twice.any():
+        raise ValueError(
+            f"data.metadata {path}: expected each image_name once, found "
+            f"{named['image_name'][twice].iloc[0]} again; remove the second row"
+        )
+    known = table["image_name"].isin(named["image_name"])
+    if not known.any():
+        raise ValueError(
+            f"data.metadata {path}: expected the records' image_name, such as "
+            f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
+        )
+    if not known.all():
+        _log.warning(
+            "data.metadata %s: no row for %d of %d records", path, (~known).sum(), len(known)
+        )
+    wanted = ["patient_id", *METADATA] + ([] if "target" in table else ["target"])
+    columns = [name for name in wanted if name in named]
+    rest = table.drop(columns=[name for name in columns if name in table])
+    return rest.merge(named[["image_name", *columns]], on="image_name", how="left")
+
+
+def _check_targets(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
+    numbers = pd.to_numeric(table["target"], errors="coerce")
+    wrong = ~(numbers.isin([0, 1]) | table["target"].isna())
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        raise ValueError(
+            f"shard {shards[row['shard']].url}: record {row['record']} at byte {row['offset']} "
+            f"({row['image_name']}): expected target 0 or 1, found {row['target']}; "
+            "correct the shard, or leave the record out"
+        )
+    table["target"] = numbers.astype(float)
+
+
+def _sources(table: pd.DataFrame, shards: Sequence[Shard]) -> "pd.Series[str]":
+    folders = table["shard"].map(lambda number: shards[number].folder)
+    if "source" not in table:
+        return folders
+    return table["source"].astype(str).where(table["source"].notna(), folders)

@@ -1,0 +1,197 @@
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import jpeg, write_shards
+
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.decode import decode_image
+
+
+def datamodule(folder, **changes) -> MelanomaDataModule:
+    settings = {"train": str(folder), "test": str(folder), "image_size": 32, "batch_size": 8}
+    return MelanomaDataModule(**{**settings, **changes})
+
+
+def test_tables_tell_records_patients_targets_and_metadata(shards):
+    table = datamodule(shards).table("train")
+    assert set(table["image_name"]) < {f"ISIC_{n:07d}" for n in range(32)}
+    assert {"image_name", "patient_id", "patient", "target", "fold", "sex", "source"} < set(table)
+    assert set(table["source"]) == {"shards"}
+    assert table["patient"].str.startswith("shards/").all()
+
+
+def test_patients_are_held_out_whole_by_default(shards):
+    data = datamodule(shards)
+    train, val = data.table("train"), data.table("val")
+    assert len(train) + len(val) == 32
+    assert not set(train["patient"]) & set(val["patient"])
+    assert set(val["fold"]) == {0}
+
+
+def test_each_fold_holds_out_other_records(shards):
+    held_out = [set(datamodule(shards, fold=fold).table("val")["image_name"]) for fold in range(5)]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == 32
+
+
+def test_shards_are_held_out_by_their_number(shards):
+    data = datamodule(shards, split="shards", num_folds=4, fold=1)
+    assert list(data.table("val")["image_name"]) == [f"ISIC_{n:07d}" for n in range(8, 16)]
+
+
+def test_validation_shards_of_their_own_are_taken_whole(shards, tmp_path):
+    write_shards(tmp_path / "other", num_shards=1, num_records=8, start=100)
+    data = datamodule(shards, val=str(tmp_path / "other"))
+    assert len(data.table("train")) == 32
+    assert len(data.table("val")) == 8
+
+
+def test_records_without_patients_are_split_by_shards_and_that_is_said_once(tmp_path, caplog):
+    write_shards(tmp_path, num_shards=5, num_records=8, patient_id=None)
+    data = datamodule(tmp_path, test=None)
+    with caplog.at_level(logging.WARNING):
+        assert len(data.table("val")) == 8
+        data.loader("train")
+    assert caplog.text.count("cannot be ruled out") == 1
+    assert "data.metadata" in caplog.text
+
+
+@pytest.mark.parametrize("unknown", [-1, "", "-1"])
+def test_an_unknown_patient_is_nobody(tmp_path, unknown):
+    write_shards(tmp_path, num_shards=5, num_records=8, patient_id=unknown)
+    assert len(datamodule(tmp_path, split="shards").table("train")) == 32
+
+
+def overlapping(folder):
+    write_shards(folder / "a", num_shards=2, num_records=8, patient_id=7)
+    return folder / "a"
+
+
+def test_a_patient_on_both_sides_stops_the_run_with_both_ways_out(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r"found 1: a/7; give --data.split patients .* --data.allow_patient_overlap true",
+    ):
+        datamodule(overlapping(tmp_path), split="shards", num_folds=2).table("train")
+
+
+def test_an_overlap_can_be_allowed(tmp_path):
+    data = datamodule(
+        overlapping(tmp_path), split="shards", num_folds=2, allow_patient_overlap=True
+    )
+    assert len(data.table("train")) == 8
+
+
+def test_equal_codes_of_different_sources_are_different_patients(tmp_path):
+    train = overlapping(tmp_path)
+    write_shards(tmp_path / "b", num_shards=1, num_records=8, start=100, patient_id=7)
+    assert len(datamodule(train, val=str(tmp_path / "b")).table("val")) == 8
+
+
+def test_an_image_on_both_sides_stops_the_run(shards, tmp_path):
+    write_shards(tmp_path / "b", num_shards=1, num_records=8)
+    with pytest.raises(ValueError, match=r"no images in both training and validation, found 8"):
+        datamodule(shards, val=str(tmp_path / "b")).table("train")
+
+
+def test_metadata_gives_names_and_the_patient(shards, tmp_path):
+    names = [f"ISIC_{n:07d}" for n in range(32)]
+    csv = tmp_path / "train.csv"
+    pd.DataFrame(
+        {"image_name": names, "patient_id": "IP_1", "sex": "male", "age_approx": 45.0}
+    ).assign(patient_id=[f"IP_{n // 4:07d}" for n in range(32)]).to_csv(csv, index=False)
+    table = datamodule(shards, metadata=str(csv)).table("train")
+    assert set(table["sex"]) == {"male"}
+    assert table["patient"].str.fullmatch(r"shards/IP_000000\d").all()
+
+
+def test_metadata_without_the_id_column_is_an_error(shards, tmp_path):
+    csv = tmp_path / "train.csv"
+    csv.write_text("image,sex\nISIC_0000000,male\n")
+    with pytest.raises(ValueError, match=r"expected a column `image_name`, found image, sex"):
+        datamodule(shards, metadata=str(csv)).table("train")
+
+
+def test_metadata_of_other_images_is_an_error(shards, tmp_path):
+    csv = tmp_path / "train.csv"
+    csv.write_text("image_name,sex\nother,male\n")
+    with pytest.raises(ValueError, match=r"such as ISIC_0000000, found none of them"):
+        datamodule(shards, metadata=str(csv)).table("train")
+
+
+def test_a_target_other_than_0_or_1_is_an_error(tmp_path):
+    write_shards(tmp_path, num_shards=1, num_records=2, target=2)
+    with pytest.raises(
+        ValueError, match=r"record 0 at byte 0 \(ISIC_0000000\): expected target 0 or 1"
+    ):
+        datamodule(tmp_path).table("train")
+
+
+def test_training_records_without_a_target_are_an_error(shards):
+    with pytest.raises(ValueError, match=r"data.train: expected a `target` in every record"):
+        datamodule(shards, train=str(shards / "test*")).table("train")
+
+
+def test_one_class_in_training_is_an_error(tmp_path):
+    write_shards(tmp_path, num_shards=5, num_records=4, target=0)
+    with pytest.raises(
+        ValueError, match=r"expected both classes, found 16 records of target 0 only"
+    ):
+        datamodule(tmp_path).table("train")
+
+
+def test_one_class_in_validation_is_a_warning(shards, tmp_path, caplog):
+    write_shards(tmp_path / "b", num_shards=1, num_records=8, start=100, target=0)
+    datamodule(shards, val=str(tmp_path / "b")).table("val")
+    assert "its AUROC is undefined" in caplog.text
+
+
+def test_too_few_shards_for_the_folds_is_an_error(shards):
+    with pytest.raises(ValueError, match=r"4 shards are too few"):
+        datamodule(shards, split="shards", num_folds=5, fold=4).table("val")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("fold", 5), ("batch_size", 0), ("image_size", -1), ("num_folds", 1)]
+)
+def test_settings_out_of_range_are_errors(shards, setting, value):
+    with pytest.raises(ValueError, match=r"data\..*expected"):
+        datamodule(shards, **{setting: value})
+
+
+def test_a_test_image_that_comes_twice_is_an_error(shards):
+    twice = [str(shards / "test*"), str(shards / "test00-5.tfrec")]
+    assert len(datamodule(shards, test=twice).table("test")) == 10
+    write_shards(shards / "again", num_shards=1, num_records=2, start=1000, prefix="test")
+    with pytest.raises(ValueError, match=r"found 2 again, the first ISIC_0001000"):
+        datamodule(shards, test=[*twice, str(shards / "again")]).table("test")
+
+
+def test_damaged_records_stop_the_run_or_are_skipped(shards, caplog):
+    path = shards / "train02-8.tfrec"
+    damaged = bytearray(path.read_bytes())
+    damaged[40] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"train02-8.tfrec: record 0 at byte 0: data CRC"):
+        datamodule(shards).table("train")
+    data = datamodule(shards, on_corrupt="skip")
+    assert len(data.table("train")) + len(data.table("val")) == 31
+    data.teardown("fit")
+    assert "train: 1 of" in caplog.text
+    assert "record 0 at byte 0" in caplog.text
+
+
+def test_images_are_those_of_the_rows(shards):
+    data = datamodule(shards)
+    images = data.images("val", [2, 0])
+    names = data.table("val")["image_name"]
+    for image, row in zip(images, [2, 0], strict=True):
+        assert np.array_equal(image, decode_image(jpeg(int(names[row][-7:])), 32))
+
+
+def test_class_counts_are_those_of_the_training_split(shards):
+    data = datamodule(shards)
+    benign, melanoma = data.class_counts()
+    assert melanoma == data.table("train")["target"].sum()
+    assert benign + melanoma == len(data.table("train"))

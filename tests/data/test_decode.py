@@ -1,0 +1,135 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from lightning_melanoma.data.decode import ImageError, decode_image
+
+# A picture that is smooth enough for JPEG, and different in every corner.
+_ROWS, _COLUMNS = np.mgrid[0:1:64j, 0:1:64j]
+PICTURE = (np.stack([_ROWS, _COLUMNS, 1 - _ROWS], axis=-1) * 200 + 20).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **settings) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+def rgb() -> Image.Image:
+    return Image.fromarray(PICTURE)
+
+
+def distance(pixels: np.ndarray, expected: np.ndarray) -> float:
+    return np.abs(pixels.astype(int) - expected).mean()
+
+
+def test_at_full_scale_pixels_are_libjpeg_turbos_own():
+    data = encoded(rgb(), "JPEG", quality=94)
+    assert np.array_equal(decode_image(data, 64), simplejpeg.decode_jpeg(data))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"quality": 95}, {"quality": 95, "progressive": True}, {"quality": 95, "subsampling": 0}],
+)
+def test_jpegs_of_every_kind_are_read(settings):
+    assert distance(decode_image(encoded(rgb(), "JPEG", **settings), 64), PICTURE) < 3
+
+
+def test_a_png_is_read_exactly():
+    assert np.array_equal(decode_image(encoded(rgb(), "PNG"), 64), PICTURE)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_grey_image_has_three_equal_channels(kind):
+    grey = rgb().convert("L")
+    pixels = decode_image(encoded(grey, kind), 64)
+    assert pixels.shape == (64, 64, 3)
+    assert distance(pixels[..., 0], np.asarray(grey)) < 2
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_a_sixteen_bit_grey_png_keeps_its_scale():
+    deep = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+    pixels = decode_image(encoded(deep, "PNG"), 64)
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+
+
+def test_a_cmyk_jpeg_has_its_colours():
+    data = encoded(rgb().convert("CMYK"), "JPEG", quality=95)
+    assert distance(decode_image(data, 64), PICTURE) < 5
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_alpha_and_palette_pngs_are_read(mode):
+    image = rgb().convert(mode)
+    expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode_image(encoded(image, "PNG"), 64), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_rotation_is_undone(orientation):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = rgb().transpose(undo[orientation]) if orientation in undo else rgb()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, "JPEG", quality=95, exif=exif)
+    assert distance(decode_image(data, 64), PICTURE) < 3
+
+
+def test_an_image_that_is_not_square_is_squeezed():
+    wide = rgb().resize((128, 64))
+    pixels = decode_image(encoded(wide, "JPEG", quality=95), 64)
+    assert distance(pixels, PICTURE) < 4
+
+
+@pytest.mark.parametrize("size", [16, 24, 64, 100])
+def test_any_size_is_close_to_a_full_decode_and_resize(size):
+    big = rgb().resize((256, 256), Image.Resampling.BILINEAR)
+    pixels = decode_image(encoded(big, "JPEG", quality=95), size)
+    expected = np.asarray(big.resize((size, size), Image.Resampling.BILINEAR))
+    assert pixels.shape == (size, size, 3)
+    # JPEG's own error at quality 95 is about 1 of 255.
+    assert distance(pixels, expected) < 2
+
+
+def test_a_truncated_image_is_an_error():
+    for kind in ("JPEG", "PNG"):
+        data = encoded(rgb(), kind)
+        with pytest.raises(ImageError, match="found a damaged one"):
+            decode_image(data[: len(data) * 2 // 3], 64)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image at all", b"\xff\xd8\xff\xe0"])
+def test_bytes_that_are_no_image_are_an_error(data):
+    with pytest.raises(ImageError, match="expected a"):
+        decode_image(data, 64)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_decompression_bomb_is_refused_unread():
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+    with pytest.raises(ImageError, match="is it a decompression bomb"):
+        decode_image(png, 64)
+    jpeg = bytearray(encoded(rgb(), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(ImageError, match="60000 x 60000; is it a decompression bomb"):
+        decode_image(bytes(jpeg), 64)
