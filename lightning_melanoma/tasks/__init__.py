@@ -1,0 +1,1 @@
+"""The LightningModules: what is trained, on what loss, by which optimizer."""

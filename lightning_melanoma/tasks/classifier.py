@@ -1,0 +1,307 @@
+"""The LightningModule that both tasks share: augment, normalise, classify, weigh, judge.
+
+batch -> augmented -> logits -> loss and metrics. Subclasses bring the network and may bring their
+own parameter groups. Constructors take numbers, names, lists and flat tables only, so that
+``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from lightning_melanoma.augment.geometry import dihedral
+from lightning_melanoma.augment.pipeline import BatchAugment
+from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.decisions.prior import prior_shift
+from lightning_melanoma.predictions import probabilities_of
+from lightning_melanoma.tasks.losses import (
+    ClassWeights,
+    OutputBias,
+    check_loss_settings,
+    class_weights,
+    masked_mean,
+    output_bias,
+    weighted_bce,
+)
+from lightning_melanoma.tasks.optimizers import (
+    Schedule,
+    decayed_groups,
+    make_optimizer,
+    make_schedule,
+)
+from lightning_melanoma.tasks.outputs import EpochOutputs, OutputCollector, epoch_metrics
+
+# Images shown before and after augmentation.
+_NUM_VIEWS = 12
+
+
+class MelanomaClassifier(pl.LightningModule):
+    """Trains a network to tell melanoma, and says how well it does.
+
+    Args:
+        augment: preset of the augmentation: `none`, `light` or `strong`.
+        augment_changes: single settings that differ from the preset, by name.
+        class_weights: `balanced` (N / 2n each), `none`, or the weights of benign and melanoma.
+        output_bias: what the output layer starts with: `prior` (the log-odds of the prevalence),
+            `balanced` (the optimum under the class weights) or a number.
+        label_smoothing: share of the way that targets move to 1/2, in [0, 1).
+        focal_gamma: exponent of the focal loss; 0 for plain cross-entropy.
+        optimizer: `adamw` or `sgd` (with Nesterov momentum 0.9).
+        learning_rate: base rate, behind the warm-up.
+        weight_decay: of weights; biases and norms have none.
+        schedule: of the rate behind the warm-up: `cosine`, `constant` or `step`.
+        warmup_epochs: of a linear rise; may be a fraction.
+        tta: views that `validate`, `test` and `predict` average over: 1, 4 (the mirrored) or 8 (all
+            symmetries of the square).
+
+    Attributes:
+        history: one row of metrics a finished epoch.
+        epoch_outputs: of the last finished epoch, by `train` and `val`.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    #: Set by the subclass: normalised images (B, 3, H, W) to logits (B,), with `mean`, `std`,
+    # `head`.
+    network: nn.Module
+
+    def __init__(
+        self,
+        augment: str = "light",
+        augment_changes: dict[str, float] | None = None,
+        class_weights: ClassWeights = "balanced",
+        output_bias: OutputBias = "prior",
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        schedule: Schedule = "cosine",
+        warmup_epochs: float = 1.0,
+        tta: Literal[1, 4, 8] = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        check_loss_settings(label_smoothing, focal_gamma, class_weights)
+        self.augment = BatchAugment(augment, augment_changes)
+        self.register_buffer("class_counts", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("class_weights", torch.ones(2))
+        self.class_counts: Tensor
+        self.class_weights: Tensor
+        self.history: list[dict[str, float]] = []
+        self.epoch_outputs: dict[str, EpochOutputs] = {}
+        self._collectors = {"train": OutputCollector(), "val": OutputCollector()}
+        self._views: tuple[Tensor, Tensor] | None = None
+        self._learning_rate = 0.0
+        self._val_metrics: dict[str, float] = {}
+
+    def setup(self, stage: str) -> None:
+        """Take weights and bias from the training split's counts, once in a model's life."""
+        # Batches come in channels-last memory; convolutions are fastest when their weights agree.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        if stage != "fit" or self.class_counts.any():
+            return
+        counts = self.trainer.datamodule.class_counts()  # type: ignore[attr-defined]  # ours
+        weights = class_weights(counts, self.hparams["class_weights"])
+        bias = output_bias(counts, weights, rule=self.hparams["output_bias"])
+        self.class_counts.copy_(torch.tensor(counts))
+        self.class_weights.copy_(torch.tensor(weights))
+        nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1]."""
+        return self._classify(_in_unit_range(images))
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return (N,) float64, the probabilities behind the logits, class weights undone."""
+        return probabilities_of(logits, shift=-self.shift)
+
+    @property
+    def shift(self) -> float:
+        """What the class weights added to every logit."""
+        benign, melanoma = self.class_weights.tolist()
+        return prior_shift((benign, melanoma))
+
+    @property
+    def prevalence(self) -> float:
+        """Share of melanomas in the training split."""
+        benign, melanoma = self.class_counts.tolist()
+        return float(melanoma / (benign + melanoma))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the weighted loss of an augmented batch, a mean over its valid rows."""
+        plain = _in_unit_range(batch.images)
+        with torch.no_grad():
+            images, targets = self.augment(plain, batch.targets, batch.valid, batch.draws)
+        # The schedule moves on behind the step; the log says the rate that was used.
+        self._learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        if batch_idx == 0:
+            self._views = plain[:_NUM_VIEWS], images[:_NUM_VIEWS]
+        logits = self._classify(images)
+        losses = self._losses(logits, targets)
+        self._collectors["train"].add(batch, logits, targets, losses)
+        return self._mean_over_devices(losses, batch.valid)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the outputs of a validation that was broken off."""
+        self._collectors["val"] = OutputCollector()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the logits of a batch; while fitting without test-time augmentation."""
+        images = _in_unit_range(batch.images)
+        fitting = self.trainer.state.fn == "fit"
+        logits = self._classify(images) if fitting else self._averaged(images)
+        losses = self._losses(logits, batch.targets)
+        self._collectors["val"].add(batch, logits, batch.targets, losses)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the logits of a labelled test batch."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) int64 rows of the table, -1 for fill, and (B,) float32 logits."""
+        logits = self._averaged(_in_unit_range(batch.images))
+        return torch.where(batch.valid, batch.rows, -1), logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge the validation split."""
+        if self.trainer.sanity_checking:
+            self._collectors["val"] = OutputCollector()
+            return
+        self._val_metrics = self._judge("val")
+        # While fitting, the loggers get one row an epoch, from on_train_epoch_end.
+        # Every rank has the same numbers, of the whole split.
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(self._val_metrics, logger=not fitting, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Judge the labelled test split."""
+        metrics = self._judge("val")
+        renamed = {name.replace("val_", "test_"): value for name, value in metrics.items()}
+        self.log_dict(renamed, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the training split and log one row for the epoch."""
+        row = {
+            "epoch": self.current_epoch,
+            "step": self.global_step,
+            **self._judge("train"),
+            **self._val_metrics,
+            "lr": self._learning_rate,
+        }
+        self.history.append(row)
+        # Past self.log, which rounds to float32.
+        for logger in self.loggers:
+            logger.log_metrics(row, self.global_step)
+            # An epoch is long: a person who watches wants its row now.
+            logger.save()
+        for name in ("train_loss", "val_auroc"):
+            if name in row:
+                self.log(name, row[name], logger=False, prog_bar=True, sync_dist=True)
+        self._val_metrics = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the curves and the class that this is a checkpoint of."""
+        checkpoint["history"] = self.history
+        checkpoint["model_class"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the curves up again.
+
+        Raises:
+            ValueError: the checkpoint is one of another model.
+        """
+        found = checkpoint.get("model_class", "another program's model")
+        if found != type(self).__name__:
+            raise ValueError(
+                f"checkpoint: expected one of {type(self).__name__}, found {found}; "
+                "give the --model that it was trained as, or none"
+            )
+        self.history = list(checkpoint["history"])
+
+    def sample_batch_views(self) -> tuple[Tensor, Tensor] | None:
+        """Return some images of the epoch's first batch before and after augmentation.
+
+        Returns:
+            Two (N, 3, H, W) float32 in [0, 1] on the CPU, or None before the first step.
+        """
+        return None if self._views is None else (self._views[0].cpu(), self._views[1].cpu())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: weights with decay; biases and norms without."""
+        return decayed_groups(self.network, self.hparams["weight_decay"])
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return the optimizer and its schedule, a factor a step.
+
+        Raises:
+            ValueError: the training has no end that the schedule could be laid over.
+        """
+        hparams = self.hparams
+        optimizer = make_optimizer(
+            self.parameter_groups(),
+            name=hparams["optimizer"],
+            learning_rate=hparams["learning_rate"],
+        )
+        scheduler = make_schedule(
+            optimizer,
+            name=hparams["schedule"],
+            warmup_epochs=hparams["warmup_epochs"],
+            num_steps=self.trainer.estimated_stepping_batches,
+            num_epochs=self.trainer.max_epochs,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _classify(self, images: Tensor) -> Tensor:
+        network = self.network
+        mean = torch.tensor(network.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(network.std, device=images.device).view(3, 1, 1)
+        logits: Tensor = network((images - mean) / std)
+        return logits.float()
+
+    def _averaged(self, images: Tensor) -> Tensor:
+        views = [self._classify(dihedral(images, k)) for k in range(self.hparams["tta"])]
+        return torch.stack(views).mean(0)
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return weighted_bce(
+            logits,
+            targets,
+            self.class_weights,
+            label_smoothing=self.hparams["label_smoothing"],
+            focal_gamma=self.hparams["focal_gamma"],
+        )
+
+    def _mean_over_devices(self, losses: Tensor, valid: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return masked_mean(losses, valid)
+        # Ranks average their gradients, so each divides by its share of all valid rows.
+        totals = self.all_gather(valid.sum())
+        assert isinstance(totals, Tensor)
+        return (losses * valid).sum() / (totals.sum() / self.trainer.world_size).clamp_min(1)
+
+    def _judge(self, split: Literal["train", "val"]) -> dict[str, float]:
+        outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]
+        self.epoch_outputs[split] = outputs
+        found = epoch_metrics(
+            outputs,
+            shift=self.shift,
+            prevalence=self.prevalence,
+            mixes_targets=split == "train" and self.augment.mixes_targets,
+        )
+        return {f"{split}_{name}": value for name, value in found.items()}
+
+
+def _in_unit_range(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images

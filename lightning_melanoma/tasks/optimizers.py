@@ -1,0 +1,87 @@
+"""Optimizers and learning-rate schedules, from plain arguments."""
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+#: The schedules by name.
+Schedule = Literal["cosine", "constant", "step"]
+
+# `step`: the factor, and the share of the training after which it applies each time.
+_STEP_FACTOR, _STEP_SHARE = 0.1, 1 / 3
+
+
+def decayed_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return every parameter once: weights with decay, biases and norms (one axis) without."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": weight_decay, "name": "weights"},
+        {"params": others, "weight_decay": 0.0, "name": "biases and norms"},
+    ]
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], *, name: Literal["adamw", "sgd"], learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum 0.9."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer,
+    *,
+    name: Schedule,
+    warmup_epochs: float,
+    num_steps: float,
+    num_epochs: int | None,
+) -> LambdaLR:
+    """Return the schedule that multiplies every group's rate by `rate_factor` at each step.
+
+    Args:
+        optimizer: whose groups hold the base rates.
+        name: of the schedule.
+        warmup_epochs: of the linear rise; may be a fraction.
+        num_steps: optimizer steps of the whole training.
+        num_epochs: epochs of the whole training; None or -1 when it is given in steps.
+
+    Raises:
+        ValueError: the training has no end that the schedule could be laid over.
+    """
+    if math.isinf(num_steps):
+        raise ValueError(
+            "trainer.max_epochs: expected a number for the schedule to end at, found -1; "
+            "give --trainer.max_epochs or --trainer.max_steps"
+        )
+    warmup = round(warmup_epochs * num_steps / max(num_epochs or 1, 1))
+    factor = partial(rate_factor, total=int(num_steps), warmup=warmup, schedule=name)
+    return LambdaLR(optimizer, factor)
+
+
+def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule) -> float:
+    """Return the factor on the base learning rate at one optimizer step.
+
+    Args:
+        step: optimizer steps taken, from 0.
+        total: optimizer steps of the whole training.
+        warmup: steps of the linear rise from 1 / warmup to 1.
+        schedule: behind the warm-up: `cosine` falls to 0 at `total` (Loshchilov & Hutter 2017,
+            equation 5, one cycle), `constant` stays, `step` is divided by 10 after each third.
+
+    Returns:
+        In [0, 1].
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "step":
+        return float(_STEP_FACTOR ** int(progress / _STEP_SHARE))
+    return 1.0
