@@ -1,0 +1,1 @@
+"""Callbacks: what a run leaves behind, and how it ends."""

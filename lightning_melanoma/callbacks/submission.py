@@ -1,0 +1,143 @@
+"""Write what was predicted: the prediction tables, and Kaggle's ``submission.csv``."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_melanoma.metrics import auroc, auroc_interval
+from lightning_melanoma.predictions import (
+    check_submission,
+    in_sample_order,
+    prediction_table,
+    submission,
+    write_csv_atomically,
+    write_predictions,
+)
+
+_log = logging.getLogger(__name__)
+
+# What predict_step returns for one batch: rows of the table (-1 for fill) and logits, (B,) each.
+_Step = tuple[Tensor, Tensor]
+
+
+class SubmissionWriter(pl.Callback):
+    """Writes ``predictions/<split>.csv`` of what was predicted, and ``submission.csv``.
+
+    Rows come in the order of the records, whatever the order in which they were predicted, and are
+    checked before anything is written: one for each record, ids unique, finite, within [0, 1].
+
+    Args:
+        sample: a sample_submission.csv whose order the submission takes, and whose ids it must
+            have.
+
+    Raises:
+        FileNotFoundError: `sample` is named but is not there.
+    """
+
+    def __init__(self, sample: str | None = None) -> None:
+        super().__init__()
+        if sample is not None and not Path(sample).is_file():
+            raise FileNotFoundError(
+                "submission.sample: expected a CSV with an `image_name` column, found no file "
+                f"{sample}"
+            )
+        self.sample = sample
+        self._steps: dict[int, list[_Step]] = {}
+
+    def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the outputs of an earlier prediction."""
+        self._steps = defaultdict(list)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's own
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the rows and logits of a batch."""
+        self._steps[dataloader_idx].append(outputs)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the tables of all splits that were predicted."""
+        splits = trainer.datamodule.predict_splits  # type: ignore[attr-defined]  # ours
+        # Read by every rank, since Lightning sends it around.
+        folder = trainer.log_dir
+        assert folder is not None
+        for number, split in enumerate(splits):
+            rows, logits = _gathered(trainer, self._steps[number])
+            if trainer.is_global_zero:
+                self._write(
+                    trainer, pl_module, split, rows=rows, logits=logits, folder=Path(folder)
+                )
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        task: Any,  # noqa: ANN401 - a MelanomaClassifier, or anything with its shift
+        split: str,
+        *,
+        rows: NDArray[np.int64],
+        logits: NDArray[np.float32],
+        folder: Path,
+    ) -> None:
+        num_unusable = (~np.isfinite(logits)).sum()
+        if num_unusable:
+            raise ValueError(
+                f"predictions of {split}: expected finite logits, found {num_unusable} NaN or "
+                "infinite; the training diverged: lower the learning rate"
+            )
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # ours
+        records = datamodule.table(split)
+        expected = records["image_name"]
+        if datamodule.hparams["on_corrupt"] == "skip":
+            expected = expected.iloc[rows]
+        records = records.iloc[rows]
+        # -1 says that a record is in no fold.
+        records = records.assign(fold=records["fold"].where(records["fold"] >= 0))
+        table = prediction_table(records, logits, shift=-task.shift)
+        if split == "test":
+            rows_to_submit = submission(table)
+            check_submission(rows_to_submit, list(expected))
+            if self.sample is not None:
+                rows_to_submit = in_sample_order(rows_to_submit, self.sample)
+            write_csv_atomically(rows_to_submit, folder / "submission.csv")
+            _log.info("%s: %d rows", folder / "submission.csv", len(rows_to_submit))
+        path = folder / "predictions" / f"{split}.csv"
+        write_predictions(table, path)
+        _log.info("%s: %d rows%s", path, len(table), _verdict(table["target"], logits))
+
+
+def _gathered(
+    trainer: pl.Trainer, steps: Sequence[_Step]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def gather(parts: list[Tensor]) -> Any:  # noqa: ANN401
+        whole = torch.cat(parts).to(trainer.strategy.root_device)
+        return trainer.strategy.all_gather(whole).reshape(-1).cpu().numpy()
+
+    rows, logits = (gather([step[column] for step in steps]) for column in (0, 1))
+    # Each record once, in the order of the table; the fill of the last batch goes.
+    kept, first = np.unique(rows, return_index=True)
+    start = np.searchsorted(kept, 0)
+    return kept[start:], logits[first[start:]]
+
+
+def _verdict(targets: Any, logits: Any) -> str:  # noqa: ANN401
+    if targets.isna().any() or targets.nunique() < 2:
+        return ""
+    known = targets.to_numpy(float)
+    low, high = auroc_interval(known, logits)
+    return (
+        f", AUROC {auroc(known, logits):.3f} (95 % interval {low:.3f} to {high:.3f}, "
+        f"{int(known.sum())} melanomas)"
+    )

@@ -1,0 +1,89 @@
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
+
+
+class Scripted(BoringModel):
+    """Reports a given value of val_auroc each epoch, or stops in the middle of one."""
+
+    def __init__(self, values, fails_at=None):
+        super().__init__()
+        self.values = values
+        self.fails_at = fails_at
+
+    def on_train_epoch_end(self):
+        self.log("val_auroc", self.values[self.current_epoch])
+
+    def training_step(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == self.fails_at:
+            raise RuntimeError("power cut")
+        return super().training_step(batch, batch_idx)
+
+
+def fit(folder, model, *, epochs, ckpt_path=None, patience=10):
+    callbacks = [BestCheckpoint(), StopWhenFlat(patience=patience), LastCheckpoint()]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        limit_train_batches=4,
+        limit_val_batches=0,
+        logger=False,
+        default_root_dir=folder,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        trainer.fit(model, ckpt_path=ckpt_path, weights_only=True)
+    except RuntimeError:
+        return trainer
+    return trainer
+
+
+def epoch_of(folder, name):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+
+
+def test_best_and_last_are_kept_under_their_names(tmp_path):
+    fit(tmp_path, Scripted([0.6, 0.8, 0.7]), epochs=3)
+    assert epoch_of(tmp_path, "best") == 1
+    assert epoch_of(tmp_path, "last") == 2
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_an_error_leaves_the_last_step_behind(tmp_path):
+    fit(tmp_path, Scripted([0.6, 0.8, 0.7], fails_at=(1, 2)), epochs=3)
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4 + 2
+
+
+def test_the_best_of_the_first_run_counts_after_a_resume(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    fit(first, Scripted([0.6, 0.8, 0.7]), epochs=3)
+    values = [0, 0, 0, 0.75, 0.79]
+    trainer = fit(
+        second, Scripted(values), epochs=5, ckpt_path=str(first / "checkpoints/last.ckpt")
+    )
+    assert epoch_of(second, "best") == 1
+    assert epoch_of(second, "last") == 4
+    assert epoch_of(first, "best") == 1
+    assert trainer.checkpoint_callback.best_model_path == str(second / "checkpoints/best.ckpt")
+    third = tmp_path / "third"
+    fit(
+        third,
+        Scripted([0, 0, 0, 0.75, 0.79, 0.9]),
+        epochs=6,
+        ckpt_path=str(second / "checkpoints/last.ckpt"),
+    )
+    assert epoch_of(third, "best") == 5
+    assert epoch_of(second, "best") == 1
+
+
+def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
+    flat = fit(tmp_path, Scripted([0.6, 0.8, 0.7, 0.7, 0.7, 0.7]), epochs=6, patience=2)
+    assert flat.current_epoch == 4
+    undefined = fit(tmp_path, Scripted([float("nan")] * 6), epochs=6, patience=2)
+    assert undefined.current_epoch == 6
+    assert not undefined.checkpoint_callback.is_defined
