@@ -1,0 +1,146 @@
+"""The command line: ``fit validate test predict`` by Lightning's CLI, the rest functions of files.
+
+Nothing heavy is imported before the command is known. What a user got wrong ends in one line on
+stderr and exit status 2; ``--traceback`` shows where it was found.
+"""
+
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+_PROGRAM = "lightning-melanoma"
+
+#: The commands of Lightning's CLI.
+TRAINER_COMMANDS = {
+    "fit": "train, plot, predict the test shards from the best epoch (by default: demo data)",
+    "validate": "judge a checkpoint on the validation split",
+    "test": "judge a checkpoint on labelled test shards",
+    "predict": "write submission.csv and the prediction table from a checkpoint",
+}
+
+#: The commands that are functions: module and function by name, and what they do.
+FUNCTION_COMMANDS = {
+    "synthesize": (
+        "lightning_melanoma.data.synthetic:synthesize",
+        "write the demo TFRecords: drawn lesions with a learnable signal",
+    ),
+    "convert": (
+        "lightning_melanoma.data.convert:convert",
+        "write TFRecord shards from image files and a table",
+    ),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: the words behind the program's name; None for those of this process.
+
+    Raises:
+        SystemExit: with 2 after a user's error, with the signal's status after Ctrl-C or SIGTERM.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    shows_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    _set_up_logging()
+    try:
+        _run(words)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        cause = _users_error(error)
+        if shows_traceback or cause is None:
+            raise
+        print(f"{_PROGRAM}: error: {_one_line(cause)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(words: list[str]) -> None:
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(_help())
+    elif command == "--version":
+        print(importlib.import_module("lightning_melanoma").__version__)
+    elif command in FUNCTION_COMMANDS:
+        from jsonargparse import auto_cli
+
+        module, _, name = FUNCTION_COMMANDS[command][0].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        auto_cli(
+            function,
+            args=words[1:],
+            as_positional=False,
+            exit_on_error=False,
+            prog=f"{_PROGRAM} {command}",
+        )
+    elif command in TRAINER_COMMANDS:
+        from lightning_melanoma.training import run_trainer_command
+
+        run_trainer_command(words)
+    else:
+        known = ", ".join([*TRAINER_COMMANDS, *FUNCTION_COMMANDS])
+        raise ValueError(f"command: expected one of {known}, found {command!r}")
+
+
+def _help() -> str:
+    rows = {**TRAINER_COMMANDS, **{name: text for name, (_, text) in FUNCTION_COMMANDS.items()}}
+    lines = [f"  {name:12}{text}" for name, text in rows.items()]
+    return "\n".join(
+        [
+            f"usage: {_PROGRAM} COMMAND [-c FILE ...] [--key value ...]",
+            "",
+            "Find melanoma in dermoscopy images: TFRecords in, a probability for each image out.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            f"`{_PROGRAM} COMMAND --help` tells all settings of a command; `--traceback` shows",
+            "where an error was found. Research software, no medical device.",
+        ]
+    )
+
+
+def _set_up_logging() -> None:
+    log = logging.getLogger("lightning_melanoma")
+    log.setLevel(logging.INFO)
+    # Only the first process of several speaks.
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        log.setLevel(logging.ERROR)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    # Of the parser's tries at `X | None`, only the one at X tells anything.
+    text = re.sub(r"Does not validate against any of the Union subtypes .*? Errors: - ", "", text)
+    return text.partition(" - Expected a <class 'NoneType'>")[0]
+
+
+def _users_error(error: BaseException) -> BaseException | None:
+    """Return the user's error that is behind `error`, or None: it is the program's.
+
+    Ours are raised in this package, and a parser may wrap them; the parser's own and the system's
+    (a file that is not there or cannot be written) are raised in libraries.
+    """
+    here = str(Path(__file__).parent)
+    link: BaseException | None = error
+    while link is not None:
+        frames = traceback.extract_tb(link.__traceback__)
+        ours = frames and frames[-1].filename.startswith(here)
+        if isinstance(link, (ValueError, TypeError, OSError)) and ours:
+            return link
+        link = link.__cause__ or link.__context__
+    is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")
+    if isinstance(error, OSError) or is_parsers or "loading state_dict" in str(error):
+        return error
+    return None

@@ -1,0 +1,227 @@
+"""Lightning's CLI with this project's model, data, callbacks and defaults.
+
+Settings come, later over earlier, from: the defaults, the checkpoint (`--ckpt_path`; for `fit` also
+the ``config.yaml`` of the run that it belongs to), `-c` files, flags.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import dict_to_namespace
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
+from lightning_melanoma.callbacks.plots import TrainingPlots
+from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
+from lightning_melanoma.callbacks.submission import SubmissionWriter
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.tasks.classifier import MelanomaClassifier
+from lightning_melanoma.tasks.finetune import FinetuneClassifier
+from lightning_melanoma.tasks.scratch import ScratchClassifier
+
+_MODELS = {model.__name__: model for model in (ScratchClassifier, FinetuneClassifier)}
+
+_log = logging.getLogger(__name__)
+
+
+class MelanomaCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict`.
+
+    Args:
+        words: the command and its flags.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._defaults = _defaults(words)
+        commands = LightningCLI.subcommands()
+        super().__init__(
+            MelanomaClassifier,
+            MelanomaDataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"max_epochs": 12, "log_every_n_steps": 1},
+            parser_kwargs={
+                "exit_on_error": False,
+                **{command: {"exit_on_error": False} for command in commands},
+            },
+            args=list(words),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's commands; checkpoints are always loaded with ``weights_only``."""
+        return {
+            name: {*hidden, "weights_only"} for name, hidden in LightningCLI.subcommands().items()
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name and the callbacks that every run has."""
+        parser.add_argument(
+            "--experiment",
+            type=str,
+            default="melanoma",
+            help="Names the run's folder below `runs`.",
+        )
+        parser.add_argument(
+            "--predict_after_fit",
+            type=bool,
+            default=True,
+            help="Predict validation and test shards from the best checkpoint when `fit` ends.",
+        )
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StopWhenFlat, "early_stopping")
+        parser.add_lightning_class_args(TrainingPlots, "plots")
+        parser.add_lightning_class_args(SubmissionWriter, "submission")
+        parser.set_defaults(self._defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+        """Parse the words, which need not be the process's own: no warning about that."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the checkpoint beat the command line; here it gives the defaults.
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Log into ``runs/<experiment>/version_<n>`` unless another logger is named."""
+        config = self.config[self.subcommand]
+        if config.trainer.logger in (None, True):
+            folder = {
+                "save_dir": config.trainer.default_root_dir or "runs",
+                "name": config.experiment,
+            }
+            config.trainer.logger = dict_to_namespace(
+                {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": folder}
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
+        """Return the trainer with `LastCheckpoint`, and our bar unless another is named."""
+        config = self.config_init[self.subcommand].trainer
+        own: list[Callback] = [LastCheckpoint()]
+        named = config.callbacks or []
+        if config.enable_progress_bar is not False and not any(
+            isinstance(callback, ProgressBar) for callback in named
+        ):
+            own.append(ImagesPerSecondBar())
+        config.callbacks = [*named, *own]
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit" and kwargs["ckpt_path"] is None:
+            raise ValueError(
+                f"ckpt_path: expected the checkpoint to {subcommand} with, found none; "
+                "give --ckpt_path runs/.../checkpoints/best.ckpt"
+            )
+        return {**kwargs, "weights_only": True}
+
+    def after_fit(self) -> None:
+        """Predict validation and test shards from the best checkpoint."""
+        datamodule: MelanomaDataModule = self.datamodule
+        trainer: Any = self.trainer
+        if not self.config[self.subcommand].predict_after_fit or trainer.fast_dev_run:
+            return
+        best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
+        last = next(c for c in trainer.callbacks if isinstance(c, LastCheckpoint))
+        path = best.best_model_path
+        if not best.is_defined:
+            _log.warning("%s was undefined in every epoch; predicting from the last.", best.monitor)
+            path = last.best_model_path
+        datamodule.predict_splits = ("val", "test") if datamodule.has_test() else ("val",)
+        trainer.predict(
+            self.model,
+            datamodule=datamodule,
+            ckpt_path=path,
+            weights_only=True,
+            return_predictions=False,
+        )
+
+
+def run_trainer_command(words: Sequence[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict`.
+
+    Ctrl-C asks for the same as SIGTERM: end the step, keep ``last.ckpt``, leave. A second one
+    breaks off.
+
+    Args:
+        words: the command and its flags.
+
+    Raises:
+        SystemExit: with 128 plus the signal's number when one ended the run.
+        ValueError: a setting is wrong.
+    """
+    received: list[int] = []
+
+    def end_after_the_step(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGINT, end_after_the_step)
+    try:
+        MelanomaCLI(_with_config_of_run(words))
+    except SIGTERMException:
+        _log.warning("Stopped; fit --ckpt_path .../checkpoints/last.ckpt goes on from here.")
+        sys.exit(128 + (received or [signal.SIGTERM])[0])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _named_checkpoint(words: Sequence[str]) -> Path | None:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, sign, value = word.partition("=")
+        if name == "--ckpt_path":
+            return Path(value if sign else following)
+    return None
+
+
+def _with_config_of_run(words: Sequence[str]) -> list[str]:
+    """Put the settings of the run that is to go on behind `fit`, ahead of all others."""
+    path = _named_checkpoint(words)
+    config = path.parent.parent / "config.yaml" if path else None
+    if words[0] != "fit" or config is None or not config.is_file():
+        return list(words)
+    return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]
+
+
+def _defaults(words: Sequence[str]) -> dict[str, Any]:
+    """Return the defaults of model and data: those of the checkpoint that the words name, if any.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no checkpoint of this program.
+    """
+    path = _named_checkpoint(words)
+    if path is None:
+        return {"model": {"class_path": _class_path(ScratchClassifier)}}
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path: expected a checkpoint, found no file {path}")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        model = _MODELS[checkpoint["model_class"]]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"ckpt_path: expected a checkpoint of lightning_melanoma, found another file: {path}"
+        ) from error
+    own = {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"}
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    return {
+        "model": {"class_path": _class_path(model), "init_args": own},
+        **{f"data.{name}": value for name, value in data.items() if name[0] != "_"},
+    }
+
+
+def _class_path(model: type) -> str:
+    return f"{model.__module__}.{model.__qualname__}"

@@ -1,0 +1,319 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_shards
+from PIL import Image
+
+from lightning_melanoma.cli import main
+
+SMALL = [
+    *("--model.conv_channels", "[4, 8]"),
+    *("--model.deconv_channels", "[4]"),
+    *("--data.image_size", "32"),
+    *("--data.batch_size", "8"),
+    *("--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder, in which runs land."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(shards, *words, epochs=2):
+    data = ["--data.train", str(shards), "--data.test", str(shards)]
+    main(["fit", *data, *SMALL, "--trainer.max_epochs", str(epochs), *words])
+
+
+def files(run):
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+RUN_FILES = {
+    "config.yaml",
+    "metrics.csv",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "plots/curves.png",
+    "plots/roc.png",
+    "plots/precision_recall.png",
+    "plots/probabilities.png",
+    "plots/augmentations.png",
+    "plots/mistakes.png",
+    "predictions/val.csv",
+    "predictions/test.csv",
+    "submission.csv",
+}
+
+
+def test_a_fit_leaves_the_files_of_the_design(shards, folder):
+    fit(shards)
+    run = folder / "runs/melanoma/version_0"
+    assert files(run) == RUN_FILES
+    submission = pd.read_csv(run / "submission.csv")
+    assert list(submission.columns) == ["image_name", "target"]
+    assert list(submission["image_name"]) == [f"ISIC_{n:07d}" for n in range(1000, 1010)]
+    assert submission["target"].between(0, 1).all()
+    table = pd.read_csv(run / "predictions/val.csv")
+    assert list(table.columns[:6]) == [
+        "image_name",
+        "patient_id",
+        "fold",
+        "target",
+        "logit",
+        "probability",
+    ]
+    assert table["fold"].eq(0).all()
+    assert pd.read_csv(run / "predictions/test.csv")["target"].isna().all()
+
+
+def test_two_runs_with_one_seed_are_identical(shards, folder):
+    fit(shards, "--model.augment", "strong")
+    fit(shards, "--model.augment", "strong")
+    first, second = (folder / f"runs/melanoma/version_{n}" for n in (0, 1))
+    for name in ("metrics.csv", "submission.csv", "predictions/val.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    fit(shards, "--model.augment", "strong", "--seed_everything", "1")
+    other = folder / "runs/melanoma/version_2/metrics.csv"
+    assert other.read_bytes() != (first / "metrics.csv").read_bytes()
+
+
+def test_predict_takes_model_and_data_from_the_checkpoint(shards, folder):
+    fit(shards, "--experiment", "one")
+    run = folder / "runs/one/version_0"
+    best = str(run / "checkpoints/best.ckpt")
+    main(["predict", "--ckpt_path", best, "--experiment", "two"])
+    again = folder / "runs/two/version_0"
+    assert (again / "submission.csv").read_bytes() == (run / "submission.csv").read_bytes()
+    main(
+        [
+            "predict",
+            f"--ckpt_path={best}",
+            "--model.tta",
+            "8",
+            "--data.test",
+            str(shards / "test00*"),
+        ]
+    )
+    other = pd.read_csv(folder / "runs/melanoma/version_0/submission.csv")
+    assert len(other) == 5
+    main(["validate", "--ckpt_path", best, "--experiment", "three"])
+    row = pd.read_csv(folder / "runs/three/version_0/metrics.csv").iloc[0]
+    best_row = pd.read_csv(run / "metrics.csv")["val_auroc"].max()
+    assert row["val_auroc"] == pytest.approx(best_row, abs=1e-6)
+
+
+def test_a_submission_takes_the_order_of_a_sample(shards, folder):
+    names = [f"ISIC_{n:07d}" for n in reversed(range(1000, 1010))]
+    pd.DataFrame({"image_name": names, "target": 0}).to_csv("sample.csv", index=False)
+    fit(shards, "--submission.sample", "sample.csv", epochs=1)
+    submission = pd.read_csv(folder / "runs/melanoma/version_0/submission.csv")
+    assert list(submission["image_name"]) == names
+
+
+def test_a_fit_without_prediction_writes_none(shards, folder):
+    fit(shards, "--predict_after_fit", "false", epochs=1)
+    assert not {name for name in files(folder / "runs") if "submission" in name}
+
+
+def start(shards, folder, *words):
+    data = ["--data.train", str(shards), "--data.test", str(shards)]
+    command = [sys.executable, "-m", "lightning_melanoma", "fit", *data, *SMALL, *words]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"]
+)
+def test_a_signal_leaves_the_last_step_and_the_run_goes_on(tmp_path, folder, number, status):
+    write_shards(tmp_path / "many", num_shards=5, num_records=200)
+    write_shards(tmp_path / "many", num_shards=1, num_records=5, prefix="test", start=5000)
+    words = ["--trainer.max_epochs", "12"]
+    process = start(tmp_path / "many", folder, *words)
+    metrics = folder / "runs/melanoma/version_0/metrics.csv"
+    for _ in range(1200):
+        if metrics.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(number)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    last = folder / "runs/melanoma/version_0/checkpoints/last.ckpt"
+    stopped = torch.load(last, weights_only=True)
+    main(["fit", "--ckpt_path", str(last)])
+    second = folder / "runs/melanoma/version_1"
+    assert files(second) == RUN_FILES
+    ended = torch.load(second / "checkpoints/last.ckpt", weights_only=True)
+    # Nothing lost, nothing twice: 800 training records in batches of 8, twelve epochs.
+    assert stopped["global_step"] < ended["global_step"] == 12 * 100
+    assert [row["epoch"] for row in ended["history"]] == list(range(12))
+
+
+@pytest.mark.slow
+def test_two_processes_share_every_batch(shards, folder):
+    words = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
+    process = start(shards, folder, *words)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    run = folder / "runs/melanoma/version_0"
+    assert files(run) == RUN_FILES
+    names = list(pd.read_csv(run / "submission.csv")["image_name"])
+    assert names == [f"ISIC_{n:07d}" for n in range(1000, 1010)]
+    assert len(list((folder / "runs/melanoma").iterdir())) == 1
+
+
+def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):
+    callback = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
+    fit(shards, callback, "--trainer.callbacks.decay", "0.5")
+    run = folder / "runs/melanoma/version_0"
+    assert files(run) == RUN_FILES
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    name = "network.head.weight"
+    assert not torch.equal(checkpoint["state_dict"][name], checkpoint["current_model_state"][name])
+    num_validated = len(pd.read_csv(run / "predictions/val.csv"))
+    assert checkpoint["state_dict"]["class_counts"].sum() == 32 - num_validated
+    best = str(run / "checkpoints/best.ckpt")
+    main(["validate", "--ckpt_path", best, "--experiment", "again"])
+    row = pd.read_csv(folder / "runs/again/version_0/metrics.csv").iloc[0]
+    history = pd.read_csv(run / "metrics.csv")
+    best_row = history.loc[history["val_auroc"].idxmax()]
+    assert row["val_log_loss"] == pytest.approx(best_row["val_log_loss"], abs=1e-6)
+
+
+def error_of(capsys, *words) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus"], "command: expected one of fit"),
+        (["fit", "--data.train", "nowhere/*"], "nowhere/*: expected shards"),
+        (["fit", "--data.batch_size", "x"], "data.batch_size"),
+        (["fit", "--nosuch", "1"], "nosuch"),
+        (["fit", "-c", "nofile.yaml"], "nofile.yaml"),
+        (
+            ["fit", "--model", "FinetuneClassifier", "--model.backbone", "xcepton"],
+            "the nearest are",
+        ),
+        (["fit", "--submission.sample", "nofile.csv"], "submission.sample: expected a CSV"),
+        (["fit", "--model.augment_changes", "{hair: 1}"], "the nearest are hair_"),
+        (["predict"], "ckpt_path: expected the checkpoint to predict with"),
+        (
+            ["predict", "--ckpt_path", "nofile.ckpt"],
+            "ckpt_path: expected a checkpoint, found no file",
+        ),
+        (["fit", "--ckpt_path", "nofile.ckpt"], "ckpt_path: expected a checkpoint, found no file"),
+        (
+            ["convert", "--images", ".", "--csv", "nofile.csv", "--out", "o"],
+            "csv: expected a table",
+        ),
+        (
+            ["synthesize", "--out", "o", "--num_train", "3"],
+            "num_train: expected at least one image",
+        ),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(folder, capsys, words, message):
+    assert message in error_of(capsys, *words)
+    assert not files(folder)
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(folder, capsys):
+    (folder / "text.ckpt").write_text("no checkpoint")
+    torch.save({"state_dict": {}}, folder / "other.ckpt")
+    for name in ("text.ckpt", "other.ckpt"):
+        line = error_of(capsys, "predict", "--ckpt_path", name)
+        assert f"expected a checkpoint of lightning_melanoma, found another file: {name}" in line
+
+
+def test_a_checkpoint_of_another_model_is_one_line(shards, folder, capsys):
+    fit(shards, epochs=1)
+    best = str(folder / "runs/melanoma/version_0/checkpoints/best.ckpt")
+    other = ["--model", "FinetuneClassifier", "--model.backbone", "resnet10t"]
+    line = error_of(
+        capsys, "predict", "--ckpt_path", best, *other, "--model.weights", "none", *SMALL[4:]
+    )
+    assert "expected one of FinetuneClassifier, found ScratchClassifier" in line
+    line = error_of(capsys, "predict", "--ckpt_path", best, "--model.conv_channels", "[4, 16]")
+    assert "loading state_dict" in line
+
+
+def test_a_damaged_shard_is_one_line_and_leaves_nothing(shards, folder, capsys):
+    path = shards / "train01-8.tfrec"
+    damaged = bytearray(path.read_bytes())
+    damaged[40] ^= 1
+    path.write_bytes(damaged)
+    line = error_of(capsys, "fit", "--data.train", str(shards), "--data.test", str(shards), *SMALL)
+    assert "train01-8.tfrec: record 0 at byte 0: data CRC" in line
+    assert not [name for name in files(folder) if "submission" in name or "ckpt" in name]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(shards, folder, capsys):
+    (folder / "runs").write_text("a file")
+    line = error_of(capsys, "fit", "--data.train", str(shards), "--data.test", str(shards), *SMALL)
+    assert "runs" in line
+
+
+def test_traceback_shows_where_an_error_was_found(folder):
+    with pytest.raises(FileNotFoundError):
+        main(["fit", "--traceback", "--data.train", "nowhere/*"])
+
+
+def test_help_tells_every_command(capsys):
+    main(["--help"])
+    text = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "synthesize", "convert"):
+        assert f"  {command}" in text
+
+
+def test_neither_package_nor_help_imports_torch():
+    code = (
+        "import sys; from lightning_melanoma.cli import main; main(['--help']); "
+        "assert not {'torch', 'pytorch_lightning', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_convert_writes_shards_that_fit_reads(folder):
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"ISIC_{n:07d}" for n in range(24)]
+    for number, name in enumerate(names):
+        pixels = rng.integers(0, 255, (40, 60, 3), np.uint8)
+        suffix = "png" if number % 2 else "jpg"
+        Image.fromarray(pixels).save(folder / "images" / f"{name}.{suffix}")
+    pd.DataFrame(
+        {
+            "image_id": names,
+            "lesion_id": [f"HAM_{n // 2}" for n in range(24)],
+            "dx": ["mel" if n % 3 == 0 else "nv" for n in range(24)],
+            "age": [None if n == 5 else 40.0 + n for n in range(24)],
+        }
+    ).to_csv("ham.csv", index=False)
+    columns = "{image_name: image_id, patient_id: lesion_id, diagnosis: dx, age_approx: age}"
+    words = ["--columns", columns, "--melanoma", "[mel]", "--num_shards", "4", "--image_size", "32"]
+    main(["convert", "--images", "images", "--csv", "ham.csv", "--out", "shards", *words])
+    assert len(list((folder / "shards").glob("train0*.tfrec"))) == 4
+    main(["fit", "--data.train", "shards", *SMALL, "--trainer.max_epochs", "1"])
+    table = pd.read_csv(folder / "runs/melanoma/version_0/predictions/val.csv")
+    assert set(table["patient_id"].str[:4]) == {"HAM_"}
+    assert os.environ["LIGHTNING_MELANOMA_CACHE"]
