@@ -10,10 +10,9 @@ import pandas as pd
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 
+from lightning_melanoma.data import splits
 from lightning_melanoma.data.dataset import MelanomaDataset
-from lightning_melanoma.data.folds import patient_folds, shard_folds
 from lightning_melanoma.data.loader import MelanomaLoader
-from lightning_melanoma.data.splits import check_classes, check_overlap, hold_out
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
 from lightning_melanoma.records.storage import cache_dir
@@ -61,7 +60,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         val: str | list[str] | None = None,
         test: str | list[str] | None = None,
         metadata: str | None = None,
-        split: Literal["patients", "shards"] | None = None,
+        split: splits.FoldRule | None = None,
         num_folds: int | None = None,
         fold: int = 0,
         allow_patient_overlap: bool = False,
@@ -79,8 +78,8 @@ class MelanomaDataModule(pl.LightningDataModule):
         self.num_folds = num_folds or (_DEMO_NUM_FOLDS if self._is_demo else _NUM_FOLDS)
         if fold >= self.num_folds or self.num_folds < 2:
             raise ValueError(
-                f"data.fold: expected 0 to {self.num_folds - 1} with num_folds {self.num_folds} "
-                f"(at least 2), found {fold}"
+                f"data.fold: expected 0 to {self.num_folds - 1} with data.num_folds "
+                f"{self.num_folds} (at least 2), found {fold}"
             )
         #: The splits that `predict` runs over, in this order.
         self.predict_splits: Sequence[SplitName] = ("test",)
@@ -108,8 +107,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         """Return the table of a split, a row a record, in the order of the records.
 
         Columns: ``image_name, patient_id, patient, target, fold`` and the metadata that there is,
-            besides
-        each record's place (``shard, record, offset, length``).
+        besides each record's place (``shard, record, offset, length``).
         """
         self._ensure(split)
         return self._splits[split].table
@@ -203,16 +201,19 @@ class MelanomaDataModule(pl.LightningDataModule):
             val = self._read("val")
             require_targets(val, "data.val")
         else:
-            train.table["fold"] = self._folds(train)
-            train, val = hold_out(train, self.hparams["fold"])
-        check_classes(train, val)
+            known = not self._is_demo and (train.table["patient"] != "").any()
+            usual: splits.FoldRule = "patients" if known else "shards"
+            by = self.hparams["split"] or usual
+            train.table["fold"] = splits.assign_folds(train, by, num_folds=self.num_folds)
+            train, val = splits.hold_out(train, self.hparams["fold"])
+        splits.check_classes(train, val)
         if not (train.table["patient"] != "").any():
             _log.warning(
                 "The records name no patients, so a leak between training and validation cannot be "
                 "ruled out; a CSV with `patient_id`, given as --data.metadata, would tell."
             )
         if not self.hparams["allow_patient_overlap"]:
-            check_overlap(train, val, splits_itself=self.hparams["val"] is None)
+            splits.check_overlap(train, val, splits_itself=self.hparams["val"] is None)
         self._splits["train"], self._splits["val"] = train, val
 
     def _setup_test(self, stage: str) -> None:
@@ -223,12 +224,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         test = self._read("test")
         if stage == "test":
             require_targets(test, "data.test")
-        twice = test.table["image_name"].duplicated()
-        if twice.any():
-            raise ValueError(
-                f"data.test: expected each image_name once, found {twice.sum()} again, the first "
-                f"{test.table['image_name'][twice].iloc[0]}; name each shard once"
-            )
+        splits.check_names(test, "data.test")
         self._splits["test"] = test
 
     def _read(self, split: SplitName) -> Split:
@@ -244,18 +240,6 @@ class MelanomaDataModule(pl.LightningDataModule):
             metadata=self.hparams["metadata"],
             on_corrupt=self.hparams["on_corrupt"],
         )
-
-    def _folds(self, split: Split) -> NDArray[np.int64]:
-        table = split.table
-        known = (table["patient"] != "").any()
-        by = self.hparams["split"] or ("patients" if known and not self._is_demo else "shards")
-        if by == "shards":
-            folders = [shard.folder for shard in split.shards]
-            folds = shard_folds(folders, num_folds=self.num_folds)
-            return np.take(folds, table["shard"].to_numpy(np.int64))
-        strata = table["target"].astype(str) + table["source"]
-        # The folds stay the same whatever the run's seed, so that runs can be compared.
-        return patient_folds(list(table["patient"]), list(strata), num_folds=self.num_folds, seed=0)
 
 
 def _at_least(lowest: int, **settings: int) -> None:

@@ -1,13 +1,39 @@
 """Training and validation: one held out of the other, and what both must promise."""
 
 import logging
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_melanoma.data.folds import patient_folds, shard_folds
 from lightning_melanoma.data.table import Split
+
+#: What folds keep whole.
+FoldRule = Literal["patients", "shards"]
 
 # Ids that an error names before it says "and so on".
 _NAMED_IDS = 3
 
 _log = logging.getLogger(__name__)
+
+
+def assign_folds(split: Split, by: FoldRule, *, num_folds: int) -> NDArray[np.int64]:
+    """Return (N,) int64, the fold of each record, in [0, num_folds).
+
+    Args:
+        split: all records that training and validation are made of.
+        by: `patients` keeps patients whole and spreads target and source evenly; `shards` keeps
+            shards whole.
+        num_folds: at least 2.
+    """
+    table = split.table
+    if by == "shards":
+        folds = shard_folds([shard.folder for shard in split.shards], num_folds=num_folds)
+        return np.take(folds, table["shard"].to_numpy(np.int64))
+    strata = table["target"].astype(str) + table["source"]
+    # The folds stay the same whatever the run's seed, so that runs can be compared.
+    return patient_folds(list(table["patient"]), list(strata), num_folds=num_folds, seed=0)
 
 
 def hold_out(split: Split, fold: int) -> tuple[Split, Split]:
@@ -43,6 +69,24 @@ def check_classes(train: Split, val: Split) -> None:
     if val.table["target"].nunique() < 2:
         _log.warning(
             "The validation split has one class only, so its AUROC is undefined; name more shards."
+        )
+
+
+def check_names(split: Split, what: str) -> None:
+    """Check that each image is in a split once.
+
+    Args:
+        split: to be predicted.
+        what: the setting that names it, for the error.
+
+    Raises:
+        ValueError: one is in it again; the message says which.
+    """
+    twice = split.table["image_name"].duplicated()
+    if twice.any():
+        raise ValueError(
+            f"{what}: expected each image_name once, found {twice.sum()} again, the first "
+            f"{split.table['image_name'][twice].iloc[0]}; name each shard once"
         )
 
 
