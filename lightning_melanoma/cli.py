@@ -129,8 +129,9 @@ def _one_line(error: BaseException) -> str:
 def _users_error(error: BaseException) -> BaseException | None:
     """Return the user's error that is behind `error`, or None: it is the program's.
 
-    Ours are raised in this package, and a parser may wrap them; the parser's own and the system's
-    (a file that is not there or cannot be written) are raised in libraries.
+    A user's error is about what the user gave. Ours are raised in this package, and a parser may
+    wrap them; the parser's own and the system's (a file that is not there or cannot be written) are
+    raised in libraries.
     """
     here = str(Path(__file__).parent)
     link: BaseException | None = error

@@ -11,7 +11,9 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the epoch with the best value of a metric, over resumes too.
+    """Keeps ``best.ckpt``, the epoch with the best value of a metric.
+
+    On resume the earlier best counts.
 
     Args:
         monitor: a metric of ``metrics.csv``.
@@ -70,7 +72,9 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StopWhenFlat(EarlyStopping):
-    """Stops when a metric has not improved for some epochs; undefined ones do not count.
+    """Stops when a metric has not improved for some epochs.
+
+    Epochs where it is undefined do not count.
 
     Args:
         monitor: a metric of ``metrics.csv``.

@@ -29,7 +29,7 @@ _Step = tuple[Tensor, Tensor]
 
 
 class SubmissionWriter(pl.Callback):
-    """Writes ``predictions/<split>.csv`` of what was predicted, and ``submission.csv``.
+    """Writes ``predictions/<split>.csv`` of each predicted split, ``submission.csv`` of the test's.
 
     Rows come in the order of the records, whatever the order in which they were predicted, and are
     checked before anything is written: one for each record, ids unique, finite, within [0, 1].

@@ -22,7 +22,7 @@ _DRAWS, _ORDER = 0, 1
 
 
 def record_keys(image_names: Iterable[str]) -> NDArray[np.uint64]:
-    """Return (N,) uint64, the key of each record: a hash of its name."""
+    """Return (N,) uint64, each record's key: a hash of its name, the same in every data set."""
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in image_names]
     return np.frombuffer(b"".join(digests), dtype="<u8")
 

@@ -35,7 +35,7 @@ class MelanomaLoader:
             source,
             batch_size=None,
             num_workers=num_workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # no list without a batch size
+            collate_fn=_as_it_is,
             pin_memory=pin_memory,
         )
         self._epoch = 0

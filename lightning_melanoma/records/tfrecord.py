@@ -2,8 +2,8 @@
 
 A record is (little endian)::
 
-    uint64 length | uint32 masked CRC-32C of length | byte data[length] | uint32 masked CRC-32C of
-    data
+    uint64 length | uint32 masked CRC-32C of length
+    byte data[length] | uint32 masked CRC-32C of data
 
 with ``masked = ((crc >> 15 | crc << 17) + 0xa282ead8) mod 2**32`` (TensorFlow,
 tensorflow/tsl/lib/hash/crc32c.h and core/lib/io/record_writer.cc). Both checksums of every record

@@ -67,8 +67,8 @@ class MelanomaClassifier(pl.LightningModule):
         ValueError: a setting is out of its range.
     """
 
-    #: Set by the subclass: normalised images (B, 3, H, W) to logits (B,), with `mean`, `std`,
-    # `head`.
+    #: Set by the subclass: normalised images (B, 3, H, W) to logits (B,), with `mean`, `std` and
+    #: `head`.
     network: nn.Module
 
     def __init__(
@@ -112,7 +112,7 @@ class MelanomaClassifier(pl.LightningModule):
         bias = output_bias(counts, weights, rule=self.hparams["output_bias"])
         self.class_counts.copy_(torch.tensor(counts))
         self.class_weights.copy_(torch.tensor(weights))
-        nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]
+        nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1]."""
@@ -292,7 +292,7 @@ class MelanomaClassifier(pl.LightningModule):
         return (losses * valid).sum() / (totals.sum() / self.trainer.world_size).clamp_min(1)
 
     def _judge(self, split: Literal["train", "val"]) -> dict[str, float]:
-        outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]
+        outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]  # one in, one out
         self.epoch_outputs[split] = outputs
         found = epoch_metrics(
             outputs,

@@ -59,6 +59,6 @@ class FinetuneClassifier(MelanomaClassifier):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say that the weights are in the checkpoint: loading must not fetch ImageNet's."""
+        """Say that the checkpoint has the weights: loading it must not fetch ImageNet's again."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], "weights": "none"}

@@ -20,7 +20,7 @@ ClassWeights = Literal["balanced", "none"] | list[float]
 OutputBias = Literal["prior", "balanced"] | float
 
 
-def class_weights(counts: tuple[int, int], rule: ClassWeights) -> tuple[float, float]:
+def class_weights(counts: tuple[int, int], rule: str | Sequence[float]) -> tuple[float, float]:
     """Return the weights of (benign, melanoma).
 
     Args:
@@ -35,14 +35,12 @@ def class_weights(counts: tuple[int, int], rule: ClassWeights) -> tuple[float, f
         return total / (2 * counts[0]), total / (2 * counts[1])
     if rule == "none":
         return 1.0, 1.0
-    # Of a word nothing is left.
-    weights = [weight for weight in rule if isinstance(weight, int | float)]
-    if len(weights) != 2 or not all(0 < weight < math.inf for weight in weights):
+    if isinstance(rule, str) or len(rule) != 2 or not all(0 < w < math.inf for w in rule):
         raise ValueError(
             f"model.class_weights: expected `balanced`, `none` or two positive numbers (benign, "
             f"melanoma), found {rule}"
         )
-    return weights[0], weights[1]
+    return rule[0], rule[1]
 
 
 def output_bias(
