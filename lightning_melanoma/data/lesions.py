@@ -7,23 +7,14 @@ lesion (how dark, network or globules, soft or sharp edge, where it lies) and al
 on nothing. Units are those of `skin`; ranges were set by eye, beside real images.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_melanoma.data.skin import (
-    Array,
-    Skin,
-    View,
-    grid,
-    photograph,
-    planes,
-    reflect,
-    skin_density,
-    smooth_noise,
-    smoothstep,
-)
+from lightning_melanoma.data.fields import Array, grid, smooth_noise, smoothstep
+from lightning_melanoma.data.skin import Skin, View, photograph, planes, reflect, skin_density
 
 #: Mean severity of a melanoma; its AUROC is Phi(SEPARATION / sqrt(2)) = 0.967.
 SEPARATION = 2.6
@@ -126,11 +117,11 @@ def lesion_depth(rng: np.random.Generator, lesion: Lesion, size: int) -> tuple[A
     warp *= 0.012 + 0.045 * lesion.cues.border
     x, y = x - lesion.center[0] + warp[0], y - lesion.center[1] + warp[1]
     # 0.24 to 0.78 half frames.
-    radius = (0.24 + 0.46 * lesion.cues.diameter) * np.exp(lesion.jitter)
-    cos, sin = np.cos(lesion.angle), np.sin(lesion.angle)
-    stretch = np.exp(lesion.stretch * (0.6 + lesion.cues.asymmetry))
-    u = (x * cos + y * sin) / np.float32(radius * stretch)
-    v = (y * cos - x * sin) / np.float32(radius / stretch)
+    radius = (0.24 + 0.46 * lesion.cues.diameter) * math.exp(lesion.jitter)
+    cos, sin = math.cos(lesion.angle), math.sin(lesion.angle)
+    stretch = math.exp(lesion.stretch * (0.6 + lesion.cues.asymmetry))
+    u = (x * cos + y * sin) / (radius * stretch)
+    v = (y * cos - x * sin) / (radius / stretch)
     # The outline by degrees.
     around = np.linspace(-np.pi, np.pi, 361)
     outline = np.interp(np.arctan2(v, u).ravel(), around, _outline(lesion, around))
@@ -152,8 +143,8 @@ def draw_picture(
     color = reflect(melanin + density, blood + cover * lesion.redness + 1.1 * patches[1])
     for veil, alpha in ((_VEIL, patches[2]), (_SCAR, 0.6 * patches[3])):
         # What lies above darkens it too.
-        seen = planes(veil) * np.exp(np.float32(-0.5) * (skin.melanin + 0.5 * density))
-        color += (seen - color) * np.float32(0.75) * alpha
+        seen = planes(veil) * np.exp(-0.5 * (skin.melanin + 0.5 * density))
+        color += (seen - color) * (0.75 * alpha)
     return photograph(rng, color, skin, view)
 
 
@@ -189,16 +180,18 @@ def _pigment(rng: np.random.Generator, lesion: Lesion, depth: Array, u: Array, v
 
 
 def _network(rng: np.random.Generator, lesion: Lesion, size: int) -> Array:
+    if lesion.network == 0:
+        return np.zeros((size, size), np.float32)
     # Three waves at 60 degrees make a honeycomb of period 0.09 half frames.
     x, y = grid(size)
-    bend = smooth_noise(rng, 9, size, count=2) * np.float32(0.02 + 0.04 * lesion.cues.structure)
+    bend = smooth_noise(rng, 9, size, count=2) * (0.02 + 0.04 * lesion.cues.structure)
     (strength,) = smooth_noise(rng, 5, size, count=1)
     x, y = x + bend[0], y + bend[1]
     waves = np.zeros((size, size), np.float32)
     for turn in range(3):
-        angle = lesion.angle + turn * np.pi / 3
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        waves += np.cos(np.float32(2 * np.pi / 0.09) * (x * cos + y * sin))
+        angle = lesion.angle + turn * math.pi / 3
+        cos, sin = math.cos(angle), math.sin(angle)
+        waves += np.cos(2 * math.pi / 0.09 * (x * cos + y * sin))
     # Light holes where the waves meet (3), dark lines between (-1.5); stronger here, fainter there.
     lines = 0.45 - smoothstep(waves, -1.5, 2.5)
     return np.asarray(lines * smoothstep(strength, -1.2, 0.8))
@@ -206,7 +199,7 @@ def _network(rng: np.random.Generator, lesion: Lesion, size: int) -> Array:
 
 def _patches(rng: np.random.Generator, lesion: Lesion, depth: Array, size: int) -> Array:
     # (4, size, size): black, red, bluish, white.
-    fields = smooth_noise(rng, 6, size, count=4) + 0.35 * smooth_noise(rng, 20, size, count=4)
+    fields = smooth_noise(rng, 6, size, count=4) + 0.35 * smooth_noise(rng, 20, size, count=1)
     # Thresholds in standard deviations: a colour that is there covers more as the cue grows.
     weight = lesion.cues.color * np.sqrt(lesion.palette)
     thresholds = 2.2 - 2.4 * weight

@@ -2,18 +2,17 @@
 
 None of it knows the label. What belongs to a patient (tone, texture, light, hairiness) is a `Skin`;
 what belongs to one image (hairs, glints, aperture, blur, noise, JPEG quality) is a `View`. Lengths
-are in half frames: the image spans [-1, 1] both ways, so a picture is the same at any size. Pigment
-is in optical densities: reflected light is exp(-density x absorption), so thin pigment is tan,
-thicker brown and thick black. Ranges without a source were set by eye, beside real images.
+are in half frames, as in `fields`. Pigment is in optical densities: reflected light is
+exp(-density x absorption), so thin pigment is tan, thicker brown and thick black. Ranges without a
+source were set by eye, beside real images.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from lightning_melanoma.data.fields import Array, blurred, grid, smooth_noise, smoothstep
 
 # Absorption of a unit of pigment in (red, green, blue): melanin takes blue most, haemoglobin green.
 _MELANIN = np.array([0.52, 0.80, 1.08], np.float32)
@@ -131,57 +130,6 @@ def draw_view(rng: np.random.Generator, skin: Skin) -> View:
     )
 
 
-@functools.lru_cache(maxsize=8)
-def grid(size: int) -> tuple[Array, Array]:
-    """Return x and y of the pixel centres, each (size, size) float32 in (-1, 1)."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    # Views that cannot be written to, as all callers share them.
-    return np.broadcast_to(line, (size, size)), np.broadcast_to(line[:, None], (size, size))
-
-
-def smooth_noise(rng: np.random.Generator, cells: int, size: int, *, count: int) -> Array:
-    """Return (count, size, size) float32 smooth fields of mean 0 and variance 1.
-
-    Normal numbers on a lattice, interpolated by cubic B-splines.
-
-    Args:
-        rng: source of the lattice; what it gives does not depend on `size`.
-        cells: of the lattice along each side; a blob is about one cell wide.
-        size: pixels of a side.
-        count: number of fields.
-    """
-    lattice = rng.standard_normal((count, cells + 3, cells + 3), np.float32)
-    return _interpolated(_interpolated(lattice, cells, size), cells, size)
-
-
-def _interpolated(lattice: Array, cells: int, size: int) -> Array:
-    # Along the second axis, which goes last: twice is once along both. No matrix product, though it
-    # is one: many threads that each call a threaded BLAS wait for each other, 20 times longer.
-    first, weights = _spline(cells, size)
-    return np.asarray(
-        sum(weights[tap, :, None] * lattice[:, first + tap] for tap in range(4))
-    ).transpose(0, 2, 1)
-
-
-@functools.lru_cache(maxsize=64)
-def _spline(cells: int, size: int) -> tuple[NDArray[np.int64], Array]:
-    # The first of the 4 knots about each pixel, and their weights, (4, size).
-    place = (np.arange(size) + 0.5) * cells / size
-    t = place % 1
-    near, far = t**3 / 6, (1 - t) ** 3 / 6
-    weights = np.stack([far, 2 / 3 - t**2 + t**3 / 2, np.zeros(size), near])
-    weights[2] = 1 - weights.sum(axis=0)
-    # Unit variance of the interpolated noise, on average over the pixels.
-    weights /= np.sqrt(np.square(weights).sum(axis=0).mean())
-    return place.astype(int), weights.astype(np.float32)
-
-
-def smoothstep(values: Array, low: float, high: float) -> Array:
-    """Return `values` mapped smoothly from 0 at `low` to 1 at `high`."""
-    t = np.clip((values - low) / (high - low), 0, 1)
-    return np.asarray(t * t * (3 - 2 * t), np.float32)
-
-
 def skin_density(rng: np.random.Generator, skin: Skin, size: int) -> tuple[Array, Array]:
     """Return the optical densities (melanin, blood) of bare skin, each (size, size) float32."""
     coarse, flush = smooth_noise(rng, 4, size, count=2)
@@ -202,7 +150,7 @@ def reflect(melanin: Array, blood: Array) -> Array:
     """Return (3, H, W) float32, the colour of skin with these optical densities, each (H, W)."""
     light = np.exp(-(melanin * planes(_MELANIN) + blood * planes(_BLOOD)))
     # 0.03: light that the surface reflects whatever is below, so that black is never quite black.
-    return np.asarray(planes(_PALE) * light + np.float32(0.03))
+    return np.asarray(planes(_PALE) * light + 0.03)
 
 
 def photograph(rng: np.random.Generator, color: Array, skin: Skin, view: View) -> NDArray[np.uint8]:
@@ -227,10 +175,10 @@ def photograph(rng: np.random.Generator, color: Array, skin: Skin, view: View) -
         # 30: beyond that it adds nothing but denormal numbers, which are slow.
         color += 0.8 * np.exp(-np.minimum(squared / (2 * glint_radius**2), 30))
     # 0.03: soft edge of the lens. 0.02: what the rim still reflects.
-    color = (color - np.float32(0.02)) * smoothstep(radius - distance, 0, 0.03) + np.float32(0.02)
-    color = _blurred(color, view.blur)
-    color += np.float32(view.noise) * rng.standard_normal(color.shape, np.float32)
-    levels = np.clip(color, 0, 1, out=color) * np.float32(255) + np.float32(0.5)
+    color = (color - 0.02) * smoothstep(radius - distance, 0, 0.03) + 0.02
+    color = blurred(color, view.blur)
+    color += view.noise * rng.standard_normal(color.shape, np.float32)
+    levels = np.clip(color, 0, 1, out=color) * 255 + 0.5
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
 
 
@@ -248,15 +196,3 @@ def _hair_coverage(hairs: Array, size: int) -> Array:
         # 0.85: hair lets a little light through.
         bare *= 1 - 0.85 * np.clip(cover, 0, 1) * (taper > 0)
     return 1 - bare
-
-
-def _blurred(color: Array, blur: float) -> Array:
-    size = color.shape[-1]
-    pixels = blur * size / 2
-    # 3 standard deviations hold all of a Gaussian but 0.3 %.
-    reach = int(np.ceil(3 * pixels))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / pixels) ** 2)
-    weights = (weights / weights.sum()).astype(np.float32)
-    padded = np.pad(color, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
-    rows = sum(w * padded[:, i : i + size] for i, w in enumerate(weights))
-    return np.asarray(sum(w * rows[:, :, i : i + size] for i, w in enumerate(weights)))

@@ -5,11 +5,8 @@ with the names, columns and record fields of SIIM-ISIC 2020. Everything is a pur
 arguments: equal seeds give equal bytes, with any number of threads.
 """
 
-import contextlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +26,7 @@ from lightning_melanoma.data.patients import (
 )
 from lightning_melanoma.data.skin import draw_skin, draw_view
 from lightning_melanoma.records.example import serialize_example
+from lightning_melanoma.records.files import atomic_folder
 from lightning_melanoma.records.tfrecord import write_shard
 
 #: Names the cached demo data; raised by whatever changes how it is drawn.
@@ -75,7 +73,7 @@ def synthesize(
     _check_counts("num_train", num_train, "num_shards", num_shards)
     _check_counts("num_test", num_test, "num_test_shards", num_test_shards)
     _check_look(prevalence=prevalence, image_size=image_size, seed=seed)
-    with _whole_folder(Path(out)) as folder:
+    with atomic_folder(Path(out)) as folder:
         train, test = draw_tables(
             _generator(seed),
             train_sizes=_even(num_train, num_shards),
@@ -117,37 +115,6 @@ def demo_data(cache_dir: Path | str) -> Path:
             if not folder.is_dir():
                 raise
     return folder
-
-
-@contextlib.contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        found = "a file" if out.is_file() else "files in it"
-        raise FileExistsError(
-            f"out: expected a new or empty folder, found {found}: {out}; name another or empty it"
-        )
-    # A folder that is there may be a mount point or a link: it is filled, not replaced.
-    is_new = not out.exists()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent if is_new else out))
-    except OSError as error:
-        raise OSError(
-            f"out: expected a folder that can be written, found {out} ({error.strerror}); "
-            "name another"
-        ) from error
-    try:
-        # Unlike mkdtemp's, an ordinary folder, which others may read.
-        folder = aside / "whole"
-        folder.mkdir()
-        yield folder
-        if is_new:
-            folder.replace(out)
-        else:
-            for path in sorted(folder.iterdir()):
-                path.replace(out / path.name)
-    finally:
-        shutil.rmtree(aside)
 
 
 def _check_counts(images: str, num_images: int, shards: str, num_shards: int) -> None:

@@ -36,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Give a new folder to fill that becomes `out` when the block ends without an error.
+    """Give a new folder to fill whose content becomes that of `out` if the block ends well.
 
     Raises:
         FileExistsError: `out` is a file, or a folder that holds something.
@@ -48,9 +48,11 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             f"out: expected a new or empty folder, found {what} at {out}; "
             "name another, or delete it first"
         )
+    # A folder that is there may be a mount point or a link: it is filled, not replaced.
+    is_new = not out.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent if is_new else out))
     except OSError as error:
         raise OSError(
             f"out: expected a place that can be written, found {out} ({error.strerror}); "
@@ -61,6 +63,10 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         # Unlike mkdtemp's, an ordinary folder, which others may read.
         folder.mkdir()
         yield folder
-        folder.replace(out)
+        if is_new:
+            folder.replace(out)
+        else:
+            for path in sorted(folder.iterdir()):
+                path.replace(out / path.name)
     finally:
         shutil.rmtree(aside)
