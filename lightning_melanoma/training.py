@@ -15,7 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import dict_to_namespace
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -53,6 +53,7 @@ class MelanomaCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"max_epochs": 12, "log_every_n_steps": 1},
             parser_kwargs={
+                "prog": "lightning-melanoma",
                 "exit_on_error": False,
                 **{command: {"exit_on_error": False} for command in commands},
             },
@@ -98,12 +99,11 @@ class MelanomaCLI(LightningCLI):
         """Log into ``runs/<experiment>/version_<n>`` unless another logger is named."""
         config = self.config[self.subcommand]
         if config.trainer.logger in (None, True):
-            folder = {
-                "save_dir": config.trainer.default_root_dir or "runs",
-                "name": config.experiment,
-            }
-            config.trainer.logger = dict_to_namespace(
-                {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": folder}
+            folder = Namespace(
+                save_dir=config.trainer.default_root_dir or "runs", name=config.experiment
+            )
+            config.trainer.logger = Namespace(
+                class_path="pytorch_lightning.loggers.CSVLogger", init_args=folder
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own

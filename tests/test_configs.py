@@ -1,0 +1,60 @@
+"""Every file of conf/ and every combination that the docs name builds model, data and trainer."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from lightning_melanoma.training import MelanomaCLI
+
+ROOT = Path(__file__).parents[1]
+CONFS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml"))
+
+
+def combinations() -> list[tuple[str, ...]]:
+    """Return the files behind `-c` of every command in the docs and in the heads of conf/."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    text = "\n".join(path.read_text() for path in pages)
+    # A command goes on behind a backslash, in a comment too.
+    lines = re.sub(r"\\\n#? *", " ", text).splitlines()
+    found = {tuple(re.findall(r"-c (conf/\S+\.yaml)", line)) for line in lines}
+    return sorted(found - {()})
+
+
+def build(monkeypatch, *files: str) -> MelanomaCLI:
+    monkeypatch.chdir(ROOT)
+    # Weights come from a hub or a file that a machine may lack.
+    has_backbone = any(re.search(r"^ +weights:", (ROOT / f).read_text(), re.M) for f in files)
+    words = [word for file in files for word in ("-c", file)]
+    words += ["--model.weights", "none"] if has_backbone else []
+    monkeypatch.setattr(MelanomaCLI, "_run_subcommand", lambda *_: None)
+    return MelanomaCLI(["fit", *words, "--trainer.logger", "false"])
+
+
+@pytest.mark.parametrize("files", [(file,) for file in CONFS] + combinations(), ids=" ".join)
+def test_builds(monkeypatch, files):
+    if "conf/trainer/cuda.yaml" in files and not torch.cuda.is_available():
+        with pytest.raises(MisconfigurationException, match="CUDAAccelerator"):
+            build(monkeypatch, *files)
+        return
+    cli = build(monkeypatch, *files)
+    assert cli.model.network is not None
+    assert cli.datamodule.hparams["image_size"] > 0
+
+
+def test_docs_name_combinations():
+    assert ("conf/experiment/smoke.yaml",) in combinations()
+
+
+@pytest.mark.parametrize("file", [file for file in CONFS if "experiment/" in file])
+def test_an_experiment_says_how_it_was_run_and_what_came_out(file):
+    head = [line for line in (ROOT / file).read_text().splitlines() if line.startswith("#")]
+    assert f"-c {file}" in " ".join(head)
+    assert "AUROC" in " ".join(head)
+
+
+@pytest.mark.parametrize("file", CONFS)
+def test_a_config_names_no_path_of_its_authors_machine(file):
+    assert not re.search(r"(?<![\w.])/\w", re.sub(r"https?://\S+", "", (ROOT / file).read_text()))
