@@ -5,9 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import settings
 
 from lightning_melanoma.records.example import serialize_example
 from lightning_melanoma.records.tfrecord import write_shard
+
+# A time limit for each example would fail on a machine that has other things to do.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -175,6 +175,8 @@ def test_two_processes_share_every_batch(shards, folder):
     assert len(list((folder / "runs/melanoma").iterdir())) == 1
 
 
+# `validate` needs no average: the checkpoint's weights are the averaged ones.
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
     fit(shards, callback, "--trainer.callbacks.decay", "0.5")

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def _is_local(path: str) -> bool:
 class ShardReader:
     """Reads byte ranges of one shard; any number of threads may read at once.
 
+    Its file is given back by `close`, or with the reader.
+
     Raises:
         OSError: the shard cannot be opened.
         CorruptRecordError: it is a damaged gzip file.
@@ -142,6 +145,8 @@ class ShardReader:
         elif self._filesystem.cat_file(self._path, start=0, end=2) == _GZIP_MAGIC:
             with self._filesystem.open(self._path, "rb", block_size=_BLOCK_SIZE) as packed:
                 self._file = _unpacked(packed, shard)
+        if self._file is not None:
+            weakref.finalize(self, self._file.close)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset` of the unpacked shard, fewer at its end."""

@@ -25,8 +25,8 @@ class ScratchClassifier(MelanomaClassifier):
 
     def __init__(
         self,
-        conv_channels: list[int] = [32, 64, 128, 256],  # noqa: B006 - never changed
-        deconv_channels: list[int] = [128, 64],  # noqa: B006 - never changed
+        conv_channels: list[int] = [24, 48, 96, 192],  # noqa: B006 - never changed
+        deconv_channels: list[int] = [96, 48],  # noqa: B006 - never changed
         dense_units: list[int] = [],  # noqa: B006 - never changed
         kernel_size: int = 3,
         stem_stride: int = 2,

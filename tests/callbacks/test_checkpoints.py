@@ -84,6 +84,6 @@ def test_the_best_of_the_first_run_counts_after_a_resume(tmp_path):
 def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
     flat = fit(tmp_path, Scripted([0.6, 0.8, 0.7, 0.7, 0.7, 0.7]), epochs=6, patience=2)
     assert flat.current_epoch == 4
-    undefined = fit(tmp_path, Scripted([float("nan")] * 6), epochs=6, patience=2)
+    undefined = fit(tmp_path / "again", Scripted([float("nan")] * 6), epochs=6, patience=2)
     assert undefined.current_epoch == 6
     assert not undefined.checkpoint_callback.is_defined
