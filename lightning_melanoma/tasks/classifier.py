@@ -5,7 +5,7 @@ own parameter groups. Constructors take numbers, names, lists and flat tables on
 ``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -34,10 +34,32 @@ from lightning_melanoma.tasks.optimizers import (
     make_optimizer,
     make_schedule,
 )
-from lightning_melanoma.tasks.outputs import EpochOutputs, OutputCollector, epoch_metrics
+from lightning_melanoma.tasks.outputs import (
+    EpochOutputs,
+    OutputCollector,
+    StepOutputs,
+    epoch_metrics,
+    step_outputs,
+)
 
 # Images shown before and after augmentation.
 _NUM_VIEWS = 12
+
+
+class TrainingOutputs(TypedDict, total=False):
+    """What a training step returns: the loss, what to keep of its rows, and images to show.
+
+    Nothing of it is kept within the step, since a strategy may have to bring it together first.
+
+    Attributes:
+        loss: () float32.
+        outputs: of the rows.
+        views: of an epoch's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
+    """
+
+    loss: Tensor
+    outputs: StepOutputs
+    views: tuple[Tensor, Tensor]
 
 
 class MelanomaClassifier(pl.LightningModule):
@@ -70,6 +92,8 @@ class MelanomaClassifier(pl.LightningModule):
     #: Set by the subclass: normalised images (B, 3, H, W) to logits (B,), with `mean`, `std` and
     #: `head`.
     network: nn.Module
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(
         self,
@@ -100,6 +124,13 @@ class MelanomaClassifier(pl.LightningModule):
         self._views: tuple[Tensor, Tensor] | None = None
         self._learning_rate = 0.0
         self._val_metrics: dict[str, float] = {}
+
+    def register_normalization(self) -> None:
+        """Take mean and std from the network; subclasses call it once they have built that."""
+        # Buffers, so that no step brings them to the device anew.
+        for name in ("mean", "std"):
+            channels = torch.tensor(getattr(self.network, name)).view(3, 1, 1)
+            self.register_buffer(f"_{name}", channels, persistent=False)
 
     def setup(self, stage: str) -> None:
         """Take weights and bias from the training split's counts, once in a model's life."""
@@ -134,35 +165,67 @@ class MelanomaClassifier(pl.LightningModule):
         benign, melanoma = self.class_counts.tolist()
         return float(melanoma / (benign + melanoma))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the weighted loss of an augmented batch, a mean over its valid rows."""
+    def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
+        """Return the weighted loss of an augmented batch, the mean of its valid rows, and more."""
         plain = _in_unit_range(batch.images)
         with torch.no_grad():
             images, targets = self.augment(plain, batch.targets, batch.valid, batch.draws)
         # The schedule moves on behind the step; the log says the rate that was used.
         self._learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
-        if batch_idx == 0:
-            self._views = plain[:_NUM_VIEWS], images[:_NUM_VIEWS]
         logits = self._classify(images)
         losses = self._losses(logits, targets)
-        self._collectors["train"].add(batch, logits, targets, losses)
-        return self._mean_over_devices(losses, batch.valid)
+        found: TrainingOutputs = {
+            "loss": self._mean_over_devices(losses, batch.valid),
+            "outputs": step_outputs(batch, logits, targets, losses),
+        }
+        if batch_idx == 0:
+            found["views"] = plain[:_NUM_VIEWS], images[:_NUM_VIEWS]
+        return found
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
+        """Keep what the step returned until the end of the epoch."""
+        found = cast("TrainingOutputs", outputs)
+        self._collectors["train"].keep(found["outputs"])
+        self._views = found.get("views", self._views)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the outputs of a validation that was broken off."""
         self._collectors["val"] = OutputCollector()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the logits of a batch; while fitting without test-time augmentation."""
+    def validation_step(  # type: ignore[override]  # Lightning takes any tree of tensors
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
+        """Return the outputs of a batch; while fitting without test-time augmentation."""
         images = _in_unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
         logits = self._classify(images) if fitting else self._averaged(images)
-        losses = self._losses(logits, batch.targets)
-        self._collectors["val"].add(batch, logits, batch.targets, losses)
+        return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the logits of a labelled test batch."""
-        self.validation_step(batch, batch_idx)
+    def on_validation_batch_end(
+        self,
+        outputs: Any,  # noqa: ANN401 - what the step returned
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the step returned until the end of the epoch."""
+        self._collectors["val"].keep(cast("StepOutputs", outputs))
+
+    def test_step(  # type: ignore[override]  # likewise
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
+        """Return the outputs of a labelled test batch."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        outputs: Any,  # noqa: ANN401 - what the step returned
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the step returned until the end of the epoch."""
+        self.on_validation_batch_end(outputs, batch, batch_idx)
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -264,10 +327,7 @@ class MelanomaClassifier(pl.LightningModule):
         }
 
     def _classify(self, images: Tensor) -> Tensor:
-        network = self.network
-        mean = torch.tensor(network.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(network.std, device=images.device).view(3, 1, 1)
-        logits: Tensor = network((images - mean) / std)
+        logits: Tensor = self.network((images - self._mean) / self._std)
         return logits.float()
 
     def _averaged(self, images: Tensor) -> Tensor:
@@ -289,7 +349,8 @@ class MelanomaClassifier(pl.LightningModule):
         # Ranks average their gradients, so each divides by its share of all valid rows.
         totals = self.all_gather(valid.sum())
         assert isinstance(totals, Tensor)
-        return (losses * valid).sum() / (totals.sum() / self.trainer.world_size).clamp_min(1)
+        # One total for each rank, or that of the global batch where a step sees all of it.
+        return (losses * valid).sum() / (totals.sum() / totals.numel()).clamp_min(1)
 
     def _judge(self, split: Literal["train", "val"]) -> dict[str, float]:
         outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]  # one in, one out

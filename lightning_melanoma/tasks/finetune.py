@@ -42,6 +42,7 @@ class FinetuneClassifier(MelanomaClassifier):
         self.network = TransferNet(
             backbone, weights, dropout=dropout, freeze_batch_norm=freeze_batch_norm
         )
+        self.register_normalization()
 
     def on_train_epoch_start(self) -> None:
         """Freeze the backbone for the first epochs, then let it go."""

@@ -35,6 +35,29 @@ class EpochOutputs(NamedTuple):
     losses: NDArray[np.float32]
 
 
+class StepOutputs(NamedTuple):
+    """What one step says of its rows, on the device: what the module returns beside its loss.
+
+    Attributes:
+        rows: (B,) int64, row in the split's table, -1 for fill.
+        columns: (4, B) float32: logits, targets, mixed targets, losses.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
+def step_outputs(
+    batch: Batch, logits: Tensor, mixed_targets: Tensor, losses: Tensor
+) -> StepOutputs:
+    """Return what is to be kept of a step; (B,) each."""
+    columns = (logits, batch.targets, mixed_targets, losses)
+    return StepOutputs(
+        torch.where(batch.valid, batch.rows, -1),
+        torch.stack([column.detach().float() for column in columns]),
+    )
+
+
 class OutputCollector:
     """Keeps the outputs of an epoch's steps until they are asked for."""
 
@@ -44,9 +67,12 @@ class OutputCollector:
 
     def add(self, batch: Batch, logits: Tensor, mixed_targets: Tensor, losses: Tensor) -> None:
         """Keep one step: (B,) each, on the device."""
-        self._integers.append(torch.where(batch.valid, batch.rows, -1))
-        columns = (logits, batch.targets, mixed_targets, losses)
-        self._floats.append(torch.stack([column.detach().float() for column in columns]))
+        self.keep(step_outputs(batch, logits, mixed_targets, losses))
+
+    def keep(self, outputs: StepOutputs) -> None:
+        """Keep what a step returned, where it is."""
+        self._integers.append(outputs.rows)
+        self._floats.append(outputs.columns)
 
     def take(self, gather: Callable[[Tensor], Tensor]) -> EpochOutputs:
         """Return all rows since the last call and forget them.
@@ -57,11 +83,15 @@ class OutputCollector:
         """
         if not self._integers:
             return EpochOutputs(np.empty(0, np.int64), *[np.empty(0, np.float32)] * 4)
-        rows = gather(torch.cat(self._integers)).cpu().reshape(-1).numpy()
-        floats = gather(torch.cat(self._floats, dim=1)).cpu()
+        device = self._integers[0].device
+        # Joined on the host: on a device that compiles, each number of steps would be one program.
+        integers = torch.cat([part.cpu() for part in self._integers])
+        parts = torch.cat([part.cpu() for part in self._floats], dim=1)
+        self._integers, self._floats = [], []
+        rows = gather(integers.to(device)).cpu().reshape(-1).numpy()
+        floats = gather(parts.to(device)).cpu()
         # (ranks, 4, N) or (4, N) to (4, ranks x N).
         columns = floats.reshape(-1, *floats.shape[-2:]).transpose(0, 1).reshape(4, -1).numpy()
-        self._integers, self._floats = [], []
         order = np.argsort(rows, kind="stable")
         order = order[np.searchsorted(rows[order], 0) :]
         return EpochOutputs(rows[order], *columns[:, order])

@@ -50,3 +50,4 @@ class ScratchClassifier(MelanomaClassifier):
             conv_dropout=conv_dropout,
             dropout=dropout,
         )
+        self.register_normalization()
