@@ -1,0 +1,277 @@
+"""Lightning's strategy for PJRT: SPMD, one process a host, the batch sharded, the rest replicated.
+
+XLA splits each program over a one-dimensional mesh of all devices. Batch norm, loss and metrics are
+those of the global batch, whatever the number of devices. A program ends where the loop asks for
+the next batch, so that a step, its optimizer and all callbacks are one program, which is dispatched
+before the host waits for anything. Nothing is compiled or read in a step of the steady state.
+"""
+
+import logging
+from typing import Any, TypeVar
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.strategies import Strategy
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_melanoma.xla import pjrt
+from lightning_melanoma.xla.accelerator import XLAAccelerator
+from lightning_melanoma.xla.hosts import gather_objects
+from lightning_melanoma.xla.precision import XLAPrecision
+from lightning_melanoma.xla.sharding import device_mesh, make_whole, on_cpu, sync
+from lightning_melanoma.xla.transfer import BatchSender, DeviceFeed
+
+_T = TypeVar("_T")
+
+#: What the `strategy` of a Trainer is to be for this one.
+STRATEGY_NAME = "xla_spmd"
+
+# Odd, 2**32 divided by the golden ratio: neighbouring steps get states far apart.
+_GOLDEN = 0x9E3779B1
+# The random state is a signed 32-bit number above 0.
+_STATE_MASK = 0x7FFFFFFF
+
+_log = logging.getLogger(__name__)
+
+
+class SPMDStrategy(Strategy):
+    """Trains on all PJRT devices of all hosts as on one.
+
+    What a step returns, beside its loss, is whole on every device and can be kept until the end of
+    the epoch: reading it compiles nothing. Needs the accelerator `xla`.
+
+    Args:
+        accelerator: Lightning's to set.
+        checkpoint_io: writes and reads checkpoints.
+        precision_plugin: `XLAPrecision`, or a plug-in of Lightning's that names the same precision.
+
+    Raises:
+        ValueError: PJRT cannot start in this process, or the precision is none of XLA's.
+    """
+
+    #: Lightning is to add no sampler and to average nothing.
+    is_distributed = False
+
+    def __init__(
+        self,
+        accelerator: Accelerator | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
+    ) -> None:
+        pjrt.start()
+        super().__init__(checkpoint_io=checkpoint_io, precision_plugin=precision_plugin)
+        if accelerator is not None:
+            self.accelerator = accelerator
+        self.mesh = device_mesh()
+        self._send = BatchSender(self.mesh)
+        self._feeds: list[DeviceFeed] = []
+        self._seed = 0
+
+    @property
+    @override
+    def accelerator(self) -> Accelerator | None:
+        return self._accelerator
+
+    @accelerator.setter
+    def accelerator(self, accelerator: Accelerator) -> None:
+        if not isinstance(accelerator, XLAAccelerator):
+            raise ValueError(
+                f"strategy {STRATEGY_NAME}: expected the accelerator xla, found "
+                f"{type(accelerator).__name__}; give --trainer.accelerator xla"
+            )
+        self._accelerator = accelerator
+
+    @property
+    @override
+    def precision_plugin(self) -> Precision:
+        return self._precision_plugin or XLAPrecision()
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        # Lightning knows no precision for our accelerator and sends one of its own.
+        if plugin is not None and not isinstance(plugin, XLAPrecision):
+            plugin = XLAPrecision(str(plugin.precision))
+        self._precision_plugin = plugin
+
+    @property
+    @override
+    def root_device(self) -> torch.device:
+        return torch.device("xla", 0)
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this host."""
+        return pjrt.process_index()
+
+    @property
+    def node_rank(self) -> int:
+        """The number of this host."""
+        return pjrt.process_index()
+
+    @property
+    def local_rank(self) -> int:
+        """0: there is one process a host."""
+        return 0
+
+    @property
+    def world_size(self) -> int:
+        """The number of hosts."""
+        return pjrt.process_count()
+
+    @property
+    @override
+    def is_global_zero(self) -> bool:
+        return self.global_rank == 0
+
+    def set_world_ranks(self) -> None:
+        """Tell Lightning's logging which host this is."""
+        rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # Lightning's way
+
+    @override
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        self._seed = torch.initial_seed()
+        if self.is_global_zero:
+            precision = self.precision_plugin
+            assert isinstance(precision, XLAPrecision)
+            _log.info(
+                "XLA: %d %s devices on %d hosts, %s",
+                self.mesh.size(),
+                pjrt.device_type(),
+                self.world_size,
+                precision.description,
+            )
+
+    @override
+    def model_to_device(self) -> None:
+        assert self.model is not None
+        self.model.to(self.root_device)
+
+    @override
+    def process_dataloader(self, dataloader: object) -> DeviceFeed:
+        feed = DeviceFeed(dataloader, send=self._send, before_wait=sync)
+        self._feeds.append(feed)
+        return feed
+
+    @override
+    def batch_to_device(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        return self._send(batch)
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        import torch_xla.core.xla_model as xm
+
+        # The state moves on with every program and random op, so that one validation more would
+        # change all later draws; from epoch and batch it is the same after a resume, too.
+        assert self.lightning_module is not None
+        epoch = self.lightning_module.trainer.current_epoch
+        step = (epoch * _GOLDEN + batch_idx) * _GOLDEN
+        xm.set_rng_state((self._seed + step) & _STATE_MASK)
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().training_step(*args, **kwargs)
+        if isinstance(outputs, dict):
+            rest = {name: value for name, value in outputs.items() if name != "loss"}
+            make_whole(rest, self.mesh)
+        return outputs
+
+    @override
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        return make_whole(super().validation_step(*args, **kwargs), self.mesh)
+
+    @override
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        return make_whole(super().test_step(*args, **kwargs), self.mesh)
+
+    @override
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = make_whole(super().predict_step(*args, **kwargs), self.mesh)
+        sync()
+        return on_cpu(outputs)
+
+    @override
+    def on_validation_start(self) -> None:
+        sync()
+
+    @override
+    def on_validation_end(self) -> None:
+        sync()
+
+    @override
+    def on_test_start(self) -> None:
+        sync()
+
+    @override
+    def on_predict_start(self) -> None:
+        sync()
+
+    @override
+    def on_train_end(self) -> None:
+        sync()
+
+    @override
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """Return what all hosts have together; on the devices that is what each of them has.
+
+        Whole numbers are taken to be counts of a host's own. They come back on the CPU, where
+        comparing them compiles nothing.
+        """
+        is_count = isinstance(tensor, Tensor) and not tensor.is_floating_point()
+        if isinstance(tensor, Tensor) and tensor.device.type == "xla" and not is_count:
+            return tensor
+        values = gather_objects(on_cpu(tensor), self.mesh)
+        if len(values) == 1:
+            return values[0]
+        stacked = torch.stack([torch.as_tensor(value) for value in values])
+        is_mean = str(reduce_op).lower() in ("mean", "avg")
+        return stacked.float().mean(0) if is_mean else stacked.sum(0)
+
+    @override
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        decisions = gather_objects(decision, self.mesh)
+        return min(decisions) if all else max(decisions)
+
+    @override
+    def barrier(self, name: str | None = None) -> None:
+        gather_objects(None, self.mesh)
+
+    @override
+    def broadcast(self, obj: _T, src: int = 0) -> _T:
+        return gather_objects(obj, self.mesh)[src]
+
+    @override
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """Return the tensor: on the devices it is of the global batch already."""
+        if tensor.device.type == "xla" or self.world_size == 1:
+            return tensor
+        return torch.stack(gather_objects(tensor, self.mesh))
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        sync()
+        # CPU tensors load where torch_xla is not installed.
+        super().save_checkpoint(on_cpu(checkpoint), filepath, storage_options=storage_options)
+
+    @override
+    def teardown(self) -> None:
+        for feed in self._feeds:
+            feed.close()
+        self._feeds = []
+        # Ahead of the tensors' way to the CPU, one by one, each of which would cut a program.
+        sync()
+        super().teardown()
+
+    @classmethod
+    @override
+    def register_strategies(cls, strategy_registry: Any) -> None:
+        """Make `Trainer(strategy="xla_spmd")` known, with Lightning's `StrategyRegistry`."""
+        strategy_registry.register(STRATEGY_NAME, cls, description=cls.__name__, override=True)
