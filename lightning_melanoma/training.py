@@ -25,6 +25,7 @@ from lightning_melanoma.callbacks.plots import TrainingPlots
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.devices import choose_device
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 from lightning_melanoma.tasks.finetune import FinetuneClassifier
 from lightning_melanoma.tasks.scratch import ScratchClassifier
@@ -107,8 +108,12 @@ class MelanomaCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
-        """Return the trainer with `LastCheckpoint`, and our bar unless another is named."""
+        """Return the trainer with `LastCheckpoint`, and our bar unless another is named.
+
+        The device is chosen here, past the config that is saved: a run may go on elsewhere.
+        """
         config = self.config_init[self.subcommand].trainer
+        choose_device(config)
         own: list[Callback] = [LastCheckpoint()]
         named = config.callbacks or []
         if config.enable_progress_bar is not False and not any(
