@@ -123,7 +123,7 @@ def _gathered(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     def gather(parts: list[Tensor]) -> Any:  # noqa: ANN401
         whole = torch.cat(parts).to(trainer.strategy.root_device)
-        return trainer.strategy.all_gather(whole).reshape(-1).cpu().numpy()
+        return trainer.strategy.all_gather(whole).cpu().reshape(-1).numpy()
 
     rows, logits = (gather([step[column] for step in steps]) for column in (0, 1))
     # Each record once, in the order of the table; the fill of the last batch goes.

@@ -54,7 +54,7 @@ class TrainingOutputs(TypedDict, total=False):
     Attributes:
         loss: () float32.
         outputs: of the rows.
-        views: of an epoch's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
+        views: of the run's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
     """
 
     loss: Tensor
@@ -178,7 +178,7 @@ class MelanomaClassifier(pl.LightningModule):
             "loss": self._mean_over_devices(losses, batch.valid),
             "outputs": step_outputs(batch, logits, targets, losses),
         }
-        if batch_idx == 0:
+        if self._views is None:
             found["views"] = plain[:_NUM_VIEWS], images[:_NUM_VIEWS]
         return found
 
@@ -243,13 +243,13 @@ class MelanomaClassifier(pl.LightningModule):
         # While fitting, the loggers get one row an epoch, from on_train_epoch_end.
         # Every rank has the same numbers, of the whole split.
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(self._val_metrics, logger=not fitting, sync_dist=True)
+        self.log_dict(self._on_host(self._val_metrics), logger=not fitting, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Judge the labelled test split."""
         metrics = self._judge("val")
         renamed = {name.replace("val_", "test_"): value for name, value in metrics.items()}
-        self.log_dict(renamed, sync_dist=True)
+        self.log_dict(self._on_host(renamed), sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Judge the training split and log one row for the epoch."""
@@ -266,9 +266,8 @@ class MelanomaClassifier(pl.LightningModule):
             logger.log_metrics(row, self.global_step)
             # An epoch is long: a person who watches wants its row now.
             logger.save()
-        for name in ("train_loss", "val_auroc"):
-            if name in row:
-                self.log(name, row[name], logger=False, prog_bar=True, sync_dist=True)
+        shown = {name: row[name] for name in ("train_loss", "val_auroc") if name in row}
+        self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
         self._val_metrics = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -291,7 +290,7 @@ class MelanomaClassifier(pl.LightningModule):
         self.history = list(checkpoint["history"])
 
     def sample_batch_views(self) -> tuple[Tensor, Tensor] | None:
-        """Return some images of the epoch's first batch before and after augmentation.
+        """Return some images of the run's first batch before and after augmentation.
 
         Returns:
             Two (N, 3, H, W) float32 in [0, 1] on the CPU, or None before the first step.
@@ -351,6 +350,12 @@ class MelanomaClassifier(pl.LightningModule):
         assert isinstance(totals, Tensor)
         # One total for each rank, or that of the global batch where a step sees all of it.
         return (losses * valid).sum() / (totals.sum() / totals.numel()).clamp_min(1)
+
+    def _on_host(self, values: dict[str, float]) -> dict[str, Tensor]:
+        """Return values as Lightning's log takes them without bringing them to the device."""
+        # Only ranks on CUDA cards must: they have no other way to each other.
+        device = self.device if self.device.type == "cuda" else torch.device("cpu")
+        return {name: torch.tensor(value, device=device) for name, value in values.items()}
 
     def _judge(self, split: Literal["train", "val"]) -> dict[str, float]:
         outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]  # one in, one out

@@ -34,6 +34,27 @@ def gather_objects(value: _T, mesh: Any) -> list[_T]:  # noqa: ANN401 - torch_xl
     return [pickle.loads(payloads[index]) for index in sorted(payloads)]
 
 
+def reduce_over_hosts(value: Any, operation: str, mesh: Any) -> Any:  # noqa: ANN401
+    """Return the mean or the sum over all hosts of a number or CPU tensor; one host's as it is.
+
+    Args:
+        value: of this host.
+        operation: `mean`, `avg` or `sum`, in any case.
+        mesh: torch_xla's one-dimensional mesh of all devices.
+
+    Raises:
+        ValueError: another operation.
+    """
+    name = operation.lower().rpartition(".")[2]
+    if name not in ("mean", "avg", "sum"):
+        raise ValueError(f"reduce: expected mean, avg or sum over hosts, found {operation}")
+    values = gather_objects(value, mesh)
+    if len(values) == 1:
+        return values[0]
+    stacked = torch.stack([torch.as_tensor(each) for each in values])
+    return stacked.sum(0) if name == "sum" else stacked.double().mean(0)
+
+
 def gather_bytes(payload: bytes, mesh: Any) -> dict[int, bytes]:  # noqa: ANN401
     """Return the payload of each host by its number."""
     index = pjrt.process_index()

@@ -93,6 +93,16 @@ def device_type() -> str:
     return str(importlib.import_module("torch_xla.runtime").device_type())
 
 
+def description() -> str:
+    """Return the devices of all hosts in words, as `4 CPU devices on 1 host`."""
+    plural = {True: "", False: "s"}
+    num_devices, num_hosts = start(), process_count()
+    return (
+        f"{num_devices} {device_type()} device{plural[num_devices == 1]} "
+        f"on {num_hosts} host{plural[num_hosts == 1]}"
+    )
+
+
 def num_local_devices() -> int:
     """Return the devices of this host."""
     start()

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from lightning_melanoma.xla import pjrt
 from lightning_melanoma.xla.accelerator import XLAAccelerator
-from lightning_melanoma.xla.hosts import gather_objects
+from lightning_melanoma.xla.hosts import gather_objects, reduce_over_hosts
 from lightning_melanoma.xla.precision import XLAPrecision
 from lightning_melanoma.xla.sharding import device_mesh, make_whole, on_cpu, sync
 from lightning_melanoma.xla.transfer import BatchSender, DeviceFeed
@@ -55,6 +55,9 @@ class SPMDStrategy(Strategy):
 
     #: Lightning is to add no sampler and to average nothing.
     is_distributed = False
+
+    #: There is one process a host.
+    local_rank = 0
 
     def __init__(
         self,
@@ -107,15 +110,7 @@ class SPMDStrategy(Strategy):
         """The number of this host."""
         return pjrt.process_index()
 
-    @property
-    def node_rank(self) -> int:
-        """The number of this host."""
-        return pjrt.process_index()
-
-    @property
-    def local_rank(self) -> int:
-        """0: there is one process a host."""
-        return 0
+    node_rank = global_rank
 
     @property
     def world_size(self) -> int:
@@ -135,16 +130,9 @@ class SPMDStrategy(Strategy):
     def setup_environment(self) -> None:
         super().setup_environment()
         self._seed = torch.initial_seed()
-        if self.is_global_zero:
-            precision = self.precision_plugin
-            assert isinstance(precision, XLAPrecision)
-            _log.info(
-                "XLA: %d %s devices on %d hosts, %s",
-                self.mesh.size(),
-                pjrt.device_type(),
-                self.world_size,
-                precision.description,
-            )
+        precision = self.precision_plugin
+        if self.is_global_zero and isinstance(precision, XLAPrecision):
+            _log.info("XLA: %s, %s", pjrt.description(), precision.description)
 
     @override
     def model_to_device(self) -> None:
@@ -184,37 +172,22 @@ class SPMDStrategy(Strategy):
 
     @override
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        return make_whole(super().validation_step(*args, **kwargs), self.mesh)
+        return self._dispatch(super().validation_step(*args, **kwargs))
 
     @override
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        return make_whole(super().test_step(*args, **kwargs), self.mesh)
+        return self._dispatch(super().test_step(*args, **kwargs))
 
     @override
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = make_whole(super().predict_step(*args, **kwargs), self.mesh)
-        sync()
-        return on_cpu(outputs)
+        return on_cpu(self._dispatch(super().predict_step(*args, **kwargs)))
 
     @override
     def on_validation_start(self) -> None:
         sync()
 
-    @override
-    def on_validation_end(self) -> None:
-        sync()
-
-    @override
-    def on_test_start(self) -> None:
-        sync()
-
-    @override
-    def on_predict_start(self) -> None:
-        sync()
-
-    @override
-    def on_train_end(self) -> None:
-        sync()
+    # Whatever is pending there must not be cut by the first read of a result.
+    on_validation_end = on_test_start = on_predict_start = on_train_end = on_validation_start
 
     @override
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
@@ -223,15 +196,10 @@ class SPMDStrategy(Strategy):
         Whole numbers are taken to be counts of a host's own. They come back on the CPU, where
         comparing them compiles nothing.
         """
-        is_count = isinstance(tensor, Tensor) and not tensor.is_floating_point()
-        if isinstance(tensor, Tensor) and tensor.device.type == "xla" and not is_count:
+        is_on_devices = isinstance(tensor, Tensor) and tensor.device.type == "xla"
+        if is_on_devices and tensor.is_floating_point():
             return tensor
-        values = gather_objects(on_cpu(tensor), self.mesh)
-        if len(values) == 1:
-            return values[0]
-        stacked = torch.stack([torch.as_tensor(value) for value in values])
-        is_mean = str(reduce_op).lower() in ("mean", "avg")
-        return stacked.float().mean(0) if is_mean else stacked.sum(0)
+        return reduce_over_hosts(on_cpu(tensor), str(reduce_op), self.mesh)
 
     @override
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
@@ -275,3 +243,9 @@ class SPMDStrategy(Strategy):
     def register_strategies(cls, strategy_registry: Any) -> None:
         """Make `Trainer(strategy="xla_spmd")` known, with Lightning's `StrategyRegistry`."""
         strategy_registry.register(STRATEGY_NAME, cls, description=cls.__name__, override=True)
+
+    def _dispatch(self, outputs: _T) -> _T:
+        """End the program of a step that trains nothing: behind the last one nobody asks again."""
+        whole = make_whole(outputs, self.mesh)
+        sync()
+        return whole
