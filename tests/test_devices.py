@@ -1,0 +1,78 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_melanoma import devices
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    """Choose on a machine that has what is said, and nothing else."""
+
+    def run(*, has_tpu=False, num_cards=0, has_bfloat16=True, **settings):
+        monkeypatch.setattr(devices, "pjrt_has_tpu", lambda: has_tpu)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num_cards > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_cards)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+        config = SimpleNamespace(
+            **{
+                "accelerator": "auto",
+                "strategy": "auto",
+                "devices": "auto",
+                "precision": None,
+                "sync_batchnorm": False,
+                "inference_mode": True,
+                "use_distributed_sampler": True,
+                **settings,
+            }
+        )
+        devices.choose_device(config)
+        return config
+
+    return run
+
+
+def test_a_tpu_comes_first_with_all_that_xla_needs(choose):
+    config = choose(has_tpu=True, num_cards=1)
+    assert (config.accelerator, config.strategy) == ("xla", "xla_spmd")
+    assert config.precision == "bf16-mixed"
+    assert not config.inference_mode
+    assert not config.use_distributed_sampler
+
+
+def test_cuda_comes_next_in_the_precision_of_the_card(choose):
+    config = choose(num_cards=1)
+    assert (config.accelerator, config.strategy) == ("cuda", "auto")
+    assert (config.precision, config.sync_batchnorm) == ("bf16-mixed", False)
+    assert choose(num_cards=1, has_bfloat16=False).precision == "16-mixed"
+    assert choose(num_cards=1, precision="32-true").precision == "32-true"
+
+
+def test_several_cards_share_their_batch_norm(choose):
+    config = choose(num_cards=4)
+    assert (config.strategy, config.sync_batchnorm) == ("ddp", True)
+    assert choose(num_cards=4, devices=1).strategy == "auto"
+
+
+def test_the_cpu_is_left(choose, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lightning_melanoma"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        config = choose()
+    assert (config.accelerator, config.strategy, config.precision) == ("cpu", "auto", None)
+    assert [r.getMessage() for r in caplog.records] == [
+        "Device: CPU, since there is neither TPU nor CUDA, precision 32-true"
+    ]
+
+
+def test_what_is_named_is_taken(choose):
+    assert choose(has_tpu=True, accelerator="cpu").accelerator == "cpu"
+    assert choose(accelerator="xla").strategy == "xla_spmd"
+    assert choose(strategy="xla_spmd").accelerator == "xla"
+
+
+@pytest.mark.parametrize(("accelerator", "strategy"), [("xla", "ddp"), ("cpu", "xla_spmd")])
+def test_accelerator_and_strategy_of_xla_go_together_only(choose, accelerator, strategy):
+    with pytest.raises(ValueError, match=f"found {strategy} with {accelerator}"):
+        choose(accelerator=accelerator, strategy=strategy)
