@@ -266,7 +266,8 @@ class MelanomaClassifier(pl.LightningModule):
             logger.log_metrics(row, self.global_step)
             # An epoch is long: a person who watches wants its row now.
             logger.save()
-        shown = {name: row[name] for name in ("train_loss", "val_auroc") if name in row}
+        names = ("train_loss", "val_auroc")
+        shown: dict[str, float] = {name: row[name] for name in names if name in row}
         self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
         self._val_metrics = {}
 
