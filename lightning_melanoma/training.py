@@ -100,10 +100,10 @@ class MelanomaCLI(LightningCLI):
         """Log into ``runs/<experiment>/version_<n>`` unless another logger is named."""
         config = self.config[self.subcommand]
         if config.trainer.logger in (None, True):
-            folder = Namespace(
+            folder = Namespace(  # type: ignore[no-untyped-call]  # jsonargparse's
                 save_dir=config.trainer.default_root_dir or "runs", name=config.experiment
             )
-            config.trainer.logger = Namespace(
+            config.trainer.logger = Namespace(  # type: ignore[no-untyped-call]  # likewise
                 class_path="pytorch_lightning.loggers.CSVLogger", init_args=folder
             )
 
