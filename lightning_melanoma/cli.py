@@ -5,6 +5,7 @@ stderr and exit status 2; ``--traceback`` shows where it was found.
 """
 
 import importlib
+import json
 import logging
 import os
 import re
@@ -32,6 +33,10 @@ FUNCTION_COMMANDS = {
     "convert": (
         "lightning_melanoma.data.convert:convert",
         "write TFRecord shards from image files and a table",
+    ),
+    "evaluate": (
+        "lightning_melanoma.report.evaluate:evaluate",
+        "judge prediction tables: metrics with intervals, plots, one report.html",
     ),
 }
 
@@ -74,7 +79,7 @@ def _run(words: list[str]) -> None:
         function = getattr(importlib.import_module(module), name)
         auto_cli(
             function,
-            args=words[1:],
+            args=_with_lists(words[1:]),
             as_positional=False,
             exit_on_error=False,
             prog=f"{_PROGRAM} {command}",
@@ -86,6 +91,20 @@ def _run(words: list[str]) -> None:
     else:
         known = ", ".join([*TRAINER_COMMANDS, *FUNCTION_COMMANDS])
         raise ValueError(f"command: expected one of {known}, found {command!r}")
+
+
+def _with_lists(words: Sequence[str]) -> list[str]:
+    """Return the words with a `--key a b` as `--key=["a", "b"]`, as the parser wants lists."""
+    joined: list[str] = []
+    values: list[str] = []
+    for word in [*words, "--"]:
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        joined += [json.dumps(values)] if len(values) > 1 else values
+        values = []
+        joined.append(word)
+    return joined[:-1]
 
 
 def _help() -> str:

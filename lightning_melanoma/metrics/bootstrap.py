@@ -6,13 +6,16 @@ how often each patient was taken, so a statistic is written once for a block of 
 a patient are alike, and draws of images would make every interval too narrow.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from lightning_melanoma.metrics.rows import FloatArray, IntArray
+
+Key = TypeVar("Key", bound=Hashable)
 
 NUM_DRAWS = 2000
 #: From weights (B, C) of C clusters in B draws to the values of each metric, (B,) each.
@@ -37,17 +40,17 @@ def cluster_codes(names: npt.ArrayLike) -> IntArray:
 
 
 def bootstrap(
-    statistics: Mapping[str, Statistic],
+    statistics: Mapping[Key, Statistic],
     num_clusters: int,
     *,
     num_rows: int,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
-) -> dict[str, dict[str, FloatArray]]:
+) -> dict[Key, dict[str, FloatArray]]:
     """Return the values that statistics take in bootstrap draws, the same draws for all of them.
 
     Args:
-        statistics: by name.
+        statistics: by any key.
         num_clusters: C, 1 or more.
         num_rows: of the largest statistic; sets how many draws are worked on at a time.
         num_draws: D.
@@ -58,7 +61,7 @@ def bootstrap(
     """
     generator = np.random.default_rng(seed)
     block_size = max(1, _BLOCK_SIZE // max(num_rows, num_clusters))
-    blocks: dict[str, list[dict[str, FloatArray]]] = {name: [] for name in statistics}
+    blocks: dict[Key, list[dict[str, FloatArray]]] = {name: [] for name in statistics}
     for start in range(0, num_draws, block_size):
         weights = _draw_weights(generator, min(block_size, num_draws - start), num_clusters)
         for name, statistic in statistics.items():

@@ -1,0 +1,1 @@
+"""What prediction tables are worth: metrics with intervals, figures, one page."""
