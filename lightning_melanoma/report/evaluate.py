@@ -15,6 +15,7 @@ from lightning_melanoma.records.files import atomic_folder
 from lightning_melanoma.report import curves, outcomes
 from lightning_melanoma.report.judgement import Estimate, Judgement, Settings, judge
 from lightning_melanoma.report.page import Picture, report_page
+from lightning_melanoma.report.recalibration import Recalibration
 from lightning_melanoma.report.tables import read_tables
 from lightning_melanoma.report.words import answer
 
@@ -116,6 +117,7 @@ def _table_as_json(judgement: Judgement) -> dict[str, Any]:
         "threshold": judgement.threshold,
         "confusion": outcomes.confusion_counts(judgement).tolist(),
         "metrics": _estimates_as_json(judgement.estimates),
+        "recalibration": _recalibration_as_json(judgement.recalibration),
         "groups": {
             name: [
                 {
@@ -128,6 +130,17 @@ def _table_as_json(judgement: Judgement) -> dict[str, Any]:
             ]
             for name, groups in judgement.groups.items()
         },
+    }
+
+
+def _recalibration_as_json(found: Recalibration | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"impossible": found}
+    return {
+        "offset": found.line.offset,
+        "temperature": found.line.temperature,
+        "before": found.before,
+        "after": found.after,
     }
 
 

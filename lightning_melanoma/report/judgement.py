@@ -14,6 +14,7 @@ from lightning_melanoma.decisions.operating import (
 from lightning_melanoma.metrics.bootstrap import NUM_DRAWS, Statistic
 from lightning_melanoma.metrics.rows import BoolArray, FloatArray
 from lightning_melanoma.report.groups import MIN_POSITIVES, groups_of
+from lightning_melanoma.report.recalibration import Recalibration, recalibrate
 from lightning_melanoma.report.tables import JudgedTable
 
 # The slice of all rows: no property, no group.
@@ -55,12 +56,14 @@ class Judgement(NamedTuple):
         threshold: the probability from which on melanoma is called.
         estimates: of each metric.
         groups: by property, of its subgroups.
+        recalibration: what a fitted line would change, or why there is none.
     """
 
     table: JudgedTable
     threshold: float
     estimates: dict[str, Estimate]
     groups: dict[str, list[Group]]
+    recalibration: Recalibration | str
 
 
 def judge(table: JudgedTable, settings: Settings) -> Judgement:
@@ -98,7 +101,7 @@ def judge(table: JudgedTable, settings: Settings) -> Judgement:
         if (name, group) != _EVERYONE:
             counts = len(table.is_melanoma[rows]), int(table.is_melanoma[rows].sum())
             groups.setdefault(name, []).append(Group(group, *counts, estimates.get((name, group))))
-    return Judgement(table, threshold, estimates[_EVERYONE], groups)
+    return Judgement(table, threshold, estimates[_EVERYONE], groups, recalibrate(table))
 
 
 def _slices(table: JudgedTable) -> dict[tuple[str, str], BoolArray]:

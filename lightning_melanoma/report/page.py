@@ -46,6 +46,7 @@ def report_page(
         _metrics_section(judgements, settings),
         _operating_section(judgements, settings),
         _pictures_section(pictures),
+        _recalibration_section(judgements),
         *(_groups_section(judgement, len(judgements)) for judgement in judgements),
         _notes_section(judgements, settings),
     ]
@@ -117,6 +118,32 @@ def _pictures_section(pictures: Sequence[Picture]) -> str:
         for picture in pictures
     )
     return f'<section><h2>Figures</h2><div class="figures">\n{shown}\n</div></section>'
+
+
+def _recalibration_section(judgements: Sequence[Judgement]) -> str:
+    parts = []
+    for judgement in judgements:
+        found, name = judgement.recalibration, escape(judgement.table.name)
+        if isinstance(found, str):
+            parts.append(f"<p>No line can be fitted to {name}: {escape(found)}.</p>")
+            continue
+        parts.append(
+            f"<p>{name}: a temperature of {number(found.line.temperature, 2)} and an offset of "
+            f"{number(found.line.offset, 2)} in log-odds. The order of the images, and so every "
+            "metric of it, stays as it is.</p>"
+        )
+        rows = [
+            f'<tr><th scope="row">{METRICS[metric][0]}</th>'
+            f"<td>{number(found.before[metric], METRICS[metric][2])}</td>"
+            f"<td><b>{number(found.after[metric], METRICS[metric][2])}</b></td></tr>"
+            for metric in found.before
+        ]
+        head = '<th scope="col">metric</th><th scope="col">as it is</th>'
+        parts.append(_table(head + '<th scope="col">calibrated</th>', rows))
+    note = "fitted and judged on different patients, in five parts"
+    return f"<section><h2>What calibrating would change</h2><p>Calibrated: {note}.</p>" + (
+        "\n".join(parts) + "</section>"
+    )
 
 
 def _groups_section(judgement: Judgement, num_tables: int) -> str:

@@ -268,3 +268,27 @@ def test_missing_table_and_filled_folder_are_one_line(table, tmp_path, capsys):
     assert "gone.csv" in fails(capsys, tmp_path / "gone.csv", "--out", tmp_path / "out")
     assert "found a folder that is not empty" in fails(capsys, table, "--out", tmp_path)
     assert "found" in fails(capsys, table, table, "--out", tmp_path / "out")
+
+
+def test_report_tells_what_calibrating_would_change(tmp_path):
+    table = rows(num_rows=3000)
+    table["probability"] = 1 / (1 + np.exp(-2 * table["logit"] - 3))
+    write_predictions(table, tmp_path / "val.csv")
+    (found,) = evaluate(tmp_path / "val.csv", out=tmp_path / "out")["tables"]
+    change = found["recalibration"]
+    assert change["before"]["log_loss"] == pytest.approx(found["metrics"]["log_loss"]["value"])
+    assert change["after"]["log_loss"] < 0.9 * change["before"]["log_loss"]
+    assert change["after"]["observed_to_expected"] == pytest.approx(1, abs=0.05)
+    assert change["temperature"] == pytest.approx(
+        1 / found["metrics"]["calibration_slope"]["value"], abs=1e-9
+    )
+
+
+def test_table_that_no_line_fits_says_why(tmp_path):
+    table = rows()
+    table["probability"] = 0.1 + 0.8 * table["target"]
+    write_predictions(table, tmp_path / "val.csv")
+    (found,) = evaluate(tmp_path / "val.csv", out=tmp_path / "out")["tables"]
+    assert "parted from the rest" in found["recalibration"]["impossible"]
+    assert found["metrics"]["calibration_slope"]["value"] is None
+    assert "No line can be fitted to val" in (tmp_path / "out" / "report.html").read_text()
