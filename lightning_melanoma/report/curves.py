@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from lightning_melanoma import metrics
 from lightning_melanoma.callbacks.style import (
@@ -21,10 +21,10 @@ from lightning_melanoma.callbacks.style import (
     MUTED,
     STYLE,
     add_title,
-    percent,
 )
 from lightning_melanoma.metrics.rows import FloatArray
 from lightning_melanoma.report.judgement import Estimate, Judgement
+from lightning_melanoma.report.words import probability
 
 # Colours that every kind of colour vision tells apart (Okabe and Ito, 2008), for tables in order.
 _COLORS = (ACCENT, "#0072b2", "#009e73", "#aa4499", "#8a6d00", CONTEXT)
@@ -112,9 +112,9 @@ def decision_curve_figure(judgements: Sequence[Judgement]) -> Figure:
         axes.plot(thresholds, all_excised, color=MUTED, linewidth=1, linestyle="--")
     axes.axhline(0, color=INK, linewidth=1)
     axes.set(ylim=(-120 * prevalence, 1080 * prevalence), xlim=(0, thresholds[-1]))
-    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     benefit = 1000 * judgements[0].estimates["net_benefit"].value
-    title = f"{benefit:.1f} per 1,000 at {percent(judgements[0].threshold)}"
+    title = f"{benefit:.1f} per 1,000 at {probability(judgements[0].threshold)}"
     title = "Net benefit " + title if len(judgements) == 1 else "Net benefit"
     note = "dashed: all are excised; 0: none is"
     _add_head(figure, judgements, title, None, note=note)

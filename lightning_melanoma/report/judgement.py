@@ -82,7 +82,11 @@ def judge(table: JudgedTable, settings: Settings) -> Judgement:
     elif not 0 < threshold < 1:
         raise ValueError(f"threshold: expected a probability between 0 and 1, found {threshold}")
     slices = _slices(table)
-    scored = {key: rows for key, rows in slices.items() if _is_scored(table.is_melanoma[rows])}
+    scored = {
+        key: rows
+        for key, rows in slices.items()
+        if key == _EVERYONE or _is_scored(table.is_melanoma[rows])
+    }
     statistics = {key: _statistic(table, rows, threshold) for key, rows in scored.items()}
     num_clusters = int(table.clusters.max()) + 1
     draws = metrics.bootstrap(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from lightning_melanoma import metrics
 from lightning_melanoma.callbacks.style import (
@@ -22,6 +22,7 @@ from lightning_melanoma.callbacks.style import (
 )
 from lightning_melanoma.metrics.rows import FloatArray
 from lightning_melanoma.report.judgement import Judgement
+from lightning_melanoma.report.words import probability
 
 _NUM_BINS = 40
 _TICK_PROBABILITIES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -42,12 +43,12 @@ def histograms_figure(judgement: Judgement) -> Figure:
         counts, _ = np.histogram(odds[rows], edges)
         axes.stairs(counts / counts.sum(), edges, color=color, fill=True)
         axes.axvline(limit, color=INK, linewidth=1.2, linestyle="--")
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %", decimals=0))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     upper.set_title(f"{table.is_melanoma.sum():,} melanomas", color=ACCENT)
     lower.set_title(f"{(~table.is_melanoma).sum():,} benign", color=CONTEXT)
     lower.set_xlabel("predicted probability, on the scale of log-odds")
     _set_probability_ticks(lower, edges)
-    title = f"Called melanoma from {percent(judgement.threshold)} on"
+    title = f"Called melanoma from {probability(judgement.threshold)} on"
     add_title(figure, title, lines=[(f"{table.name}; dashed: the operating point", MUTED)])
     return figure
 
@@ -77,7 +78,7 @@ def confusion_figure(judgement: Judgement) -> Figure:
     title = "No melanoma is found"
     if counts[0, 0]:
         title = f"{counts[:, 0].sum() / counts[0, 0]:.1f} excised for each melanoma"
-    line = f"{judgement.table.name}; called melanoma from {percent(judgement.threshold)} on"
+    line = f"{judgement.table.name}; called melanoma from {probability(judgement.threshold)} on"
     add_title(figure, title, lines=[(line, MUTED)])
     return figure
 
@@ -93,6 +94,11 @@ def confusion_counts(judgement: Judgement) -> npt.NDArray[np.int64]:
 def _set_probability_ticks(axes: Axes, edges: FloatArray) -> None:
     probabilities = np.array(_TICK_PROBABILITIES)
     places = metrics.log_odds(probabilities)
-    shown = (places >= edges[0]) & (places <= edges[-1])
-    axes.set_xticks(places[shown], [f"{100 * p:g} %" for p in probabilities[shown]])
+    # A label takes about a tenth of the axis.
+    gap, last, shown = (edges[-1] - edges[0]) / 9, -np.inf, []
+    for place, chance in zip(places, probabilities, strict=True):
+        if max(edges[0], last + gap) <= place <= edges[-1]:
+            shown.append((place, f"{100 * chance:g} %"))
+            last = place
+    axes.set_xticks([place for place, _ in shown], [label for _, label in shown])
     axes.set_xlim(edges[0], edges[-1])

@@ -14,9 +14,12 @@ from lightning_melanoma.report.words import (
     AT_OPERATING_POINT,
     METRICS,
     answer,
+    best_of,
+    calibration_verdict,
     counts,
     interval,
     number,
+    probability,
 )
 
 # What the subgroups are judged by, and how many digits that has.
@@ -42,7 +45,8 @@ def report_page(
     css = files("lightning_melanoma.report").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         f"<header><h1>Evaluation of {_named(judgements)}</h1>",
-        f'<p class="answer">{escape(answer(judgements))}</p></header>',
+        f'<p class="answer">{escape(answer(judgements))}</p>',
+        f"<p>{escape(calibration_verdict(best_of(judgements)))}</p></header>",
         _metrics_section(judgements, settings),
         _operating_section(judgements, settings),
         _pictures_section(pictures),
@@ -80,7 +84,7 @@ def _operating_section(judgements: Sequence[Judgement], settings: Settings) -> s
     if settings.threshold is not None:
         how = "as asked for"
     points = "; ".join(
-        (f"{escape(j.table.name)}: " if len(judgements) > 1 else "") + percent(j.threshold)
+        (f"{escape(j.table.name)}: " if len(judgements) > 1 else "") + probability(j.threshold)
         for j in judgements
     )
     names = [name for name in AT_OPERATING_POINT if name in judgements[0].estimates]
@@ -95,20 +99,23 @@ def _operating_section(judgements: Sequence[Judgement], settings: Settings) -> s
 def _metrics_table(
     judgements: Sequence[Judgement], names: Sequence[str], settings: Settings
 ) -> str:
-    head = "".join(f'<th scope="col">{escape(j.table.name)}</th>' for j in judgements)
+    head = "".join(f'<th scope="col" class="name">{escape(j.table.name)}</th>' for j in judgements)
     rows = []
     for name in names:
         title, best, digits = METRICS[name]
         title = title.format(prevalence=percent(settings.prevalence or 0.0))
         cells = "".join(_estimate_cell(j.estimates[name], digits) for j in judgements)
         rows.append(f'<tr><th scope="row">{title} <small>best: {best}</small></th>{cells}</tr>')
-    return _table(f'<th scope="col">metric</th>{head}', rows)
+    kind = "single" if len(judgements) == 1 else ""
+    return _table(f'<th scope="col">metric</th>{head}', rows, kind=kind)
 
 
-def _estimate_cell(estimate: Estimate, digits: int) -> str:
+def _estimate_cell(estimate: Estimate, digits: int, *, label: str = "") -> str:
     span = interval(estimate, digits)
     detail = f" <small>{span}</small>" if span else ""
-    return f"<td><b>{number(estimate.value, digits)}</b>{detail}</td>"
+    # Where the head of the table is left out, on a phone, the label takes its place.
+    labelled = f' data-label="{label}"' if label else ""
+    return f"<td{labelled}><b>{number(estimate.value, digits)}</b>{detail}</td>"
 
 
 def _pictures_section(pictures: Sequence[Picture]) -> str:
@@ -129,8 +136,7 @@ def _recalibration_section(judgements: Sequence[Judgement]) -> str:
             continue
         parts.append(
             f"<p>{name}: a temperature of {number(found.line.temperature, 2)} and an offset of "
-            f"{number(found.line.offset, 2)} in log-odds. The order of the images, and so every "
-            "metric of it, stays as it is.</p>"
+            f"{number(found.line.offset, 2)} in log-odds.</p>"
         )
         rows = [
             f'<tr><th scope="row">{METRICS[metric][0]}</th>'
@@ -140,7 +146,10 @@ def _recalibration_section(judgements: Sequence[Judgement]) -> str:
         ]
         head = '<th scope="col">metric</th><th scope="col">as it is</th>'
         parts.append(_table(head + '<th scope="col">calibrated</th>', rows))
-    note = "fitted and judged on different patients, in five parts"
+    note = (
+        "an offset and a temperature fitted on four fifths of the patients and judged on the rest, "
+        "five times over. One such line keeps the order of the images, and every metric of it"
+    )
     return f"<section><h2>What calibrating would change</h2><p>Calibrated: {note}.</p>" + (
         "\n".join(parts) + "</section>"
     )
@@ -151,31 +160,36 @@ def _groups_section(judgement: Judgement, num_tables: int) -> str:
         return ""
     of_table = f", {escape(judgement.table.name)}" if num_tables > 1 else ""
     head = "".join(f'<th scope="col">{title}</th>' for title, _ in _OF_GROUPS.values())
-    head = f'<th scope="col">images, melanomas</th>{head}'
+    head = f'<th scope="col">images</th>{head}'
     tables = [
-        _table(f'<th scope="col">{escape(name)}</th>{head}', [_group_row(g) for g in groups])
+        _table(
+            f'<th scope="col">{escape(name)}</th>{head}',
+            [_group_row(g) for g in groups],
+            kind="groups",
+        )
         for name, groups in judgement.groups.items()
     ]
     return f"<section><h2>Subgroups{of_table}</h2>" + "\n".join(tables) + "</section>"
 
 
 def _group_row(group: Group) -> str:
-    cells = f"<td>{group.num_images:,} <small>{group.num_melanomas:,}</small></td>"
+    positives = f"{group.num_melanomas:,} melanoma{'s' * (group.num_melanomas != 1)}"
+    cells = f'<td class="count"><span>{group.num_images:,}</span> <small>{positives}</small></td>'
     if group.estimates is None:
         reason = f"too small to score: fewer than {MIN_POSITIVES} melanomas"
         if group.num_melanomas >= MIN_POSITIVES:
             reason = "not scored: no benign image"
         cells += f'<td class="none" colspan="{len(_OF_GROUPS)}">{reason}</td>'
     else:
-        for name, (_, digits) in _OF_GROUPS.items():
-            cells += _estimate_cell(group.estimates[name], digits)
+        for name, (title, digits) in _OF_GROUPS.items():
+            cells += _estimate_cell(group.estimates[name], digits, label=title)
     return f'<tr><th scope="row">{escape(group.name)}</th>{cells}</tr>'
 
 
-def _table(head: str, rows: Sequence[str]) -> str:
+def _table(head: str, rows: Sequence[str], *, kind: str = "") -> str:
     body = "\n".join(rows)
     return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 

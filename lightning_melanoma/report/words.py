@@ -44,7 +44,15 @@ def number(value: float, digits: int) -> str:
     if math.isinf(value):
         return "unbounded"
     # Without a false "-0.00".
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def probability(value: float) -> str:
+    """Return a probability as a percentage of two significant digits, more next to 100 %.
+
+    Thresholds are often below 1 %, where `percent` has too few digits to set one by.
+    """
+    return f"{100 * value:.2g} %" if value < 0.1 else f"{100 * value:.3g} %"
 
 
 def interval(estimate: Estimate, digits: int) -> str:
@@ -56,7 +64,7 @@ def interval(estimate: Estimate, digits: int) -> str:
 
 def answer(judgements: Sequence[Judgement]) -> str:
     """Return in one sentence what the tables are worth: the best ranks how well, at what cost."""
-    best = max(judgements, key=lambda judgement: judgement.estimates["auroc"].value)
+    best = best_of(judgements)
     area = best.estimates["auroc"]
     table = best.table
     subject = "the model" if len(judgements) == 1 else f"{table.name}, the best of them,"
@@ -67,11 +75,34 @@ def answer(judgements: Sequence[Judgement]) -> str:
             f"to find {percent(found.value)} of the melanomas, {number(excised.value, 1)} lesions "
             "are excised for each one found"
         )
+    span = "too few for an interval"
+    if not math.isnan(area.low):
+        span = f"95 % interval {percent(area.low)} to {percent(area.high)}"
     return (
         f"On {counts(best)}, {subject} ranks a melanoma above a benign lesion in "
-        f"{percent(area.value)} of pairs (95 % interval {percent(area.low)} to "
-        f"{percent(area.high)}); {cost}."
+        f"{percent(area.value)} of pairs ({span}); {cost}."
     )
+
+
+def calibration_verdict(judgement: Judgement) -> str:
+    """Return in one sentence whether the probabilities mean what they say, on the whole."""
+    ratio = judgement.estimates["observed_to_expected"]
+    span = f"95 % interval {interval(ratio, 2)}; best: 1"
+    if math.isnan(ratio.low):
+        return f"Its probabilities promise 1 melanoma for each {number(ratio.value, 2)} there are."
+    if ratio.low <= 1 <= ratio.high:
+        verdict = "right on the whole, as far as these images can tell"
+    else:
+        verdict = "too high on the whole" if ratio.value < 1 else "too low on the whole"
+    return (
+        f"Its probabilities are {verdict}: {number(ratio.value, 2)} melanomas for each one that "
+        f"they promise ({span})."
+    )
+
+
+def best_of(judgements: Sequence[Judgement]) -> Judgement:
+    """Return the one of the highest AUROC."""
+    return max(judgements, key=lambda judgement: judgement.estimates["auroc"].value)
 
 
 def counts(judgement: Judgement) -> str:

@@ -23,7 +23,7 @@ def rows(num_rows=600, seed=0, **changes):
         "target": targets,
         "sex": np.where(np.arange(num_rows) % 3 < 2, "female", "male"),
         "age_approx": np.where(np.arange(num_rows) < 300, 30.0, 75.0),
-        "anatom_site_general_challenge": ["torso"] * (num_rows - 20) + ["palms/soles"] * 20,
+        "anatom_site_general_challenge": (["palms/soles"] * 20 + ["torso"] * num_rows)[:num_rows],
     }
     logits = generator.normal(1.5 * targets - 1.5, 1)
     return prediction_table(pd.DataFrame(records | changes), logits, fold=0)
@@ -131,6 +131,17 @@ def test_small_groups_are_marked_and_the_others_scored(table, tmp_path):
     assert "too small to score" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("num_rows", [2, 12])
+def test_a_handful_of_images_is_judged_as_far_as_it_goes(tmp_path, num_rows):
+    table = rows(num_rows=num_rows, target=[0, 1] * (num_rows // 2), patient_id=None)
+    write_predictions(table, tmp_path / "val.csv")
+    (found,) = evaluate(tmp_path / "val.csv", out=tmp_path / "out")["tables"]
+    expected = roc_auc_score(table["target"].astype(int), table["logit"])
+    assert found["metrics"]["auroc"]["value"] == pytest.approx(expected, abs=1e-9)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "nan" not in page.partition("data:image")[0]
+
+
 def test_several_tables_are_columns_named_by_what_tells_them_apart(tmp_path):
     for run, seed in (("a", 0), ("b", 1)):
         write_predictions(rows(seed=seed), tmp_path / run / "predictions" / "val.csv")
@@ -139,7 +150,7 @@ def test_several_tables_are_columns_named_by_what_tells_them_apart(tmp_path):
     names = [table["name"] for table in found["tables"]]
     assert names == ["a/predictions/val", "b/predictions/val"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert all(f'<th scope="col">{name}</th>' in page for name in names)
+    assert all(f'<th scope="col" class="name">{name}</th>' in page for name in names)
     assert (tmp_path / "out" / "confusion_2.png").exists()
 
 
