@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from lightning_melanoma import metrics
 from lightning_melanoma.callbacks.style import (
@@ -28,7 +28,8 @@ from lightning_melanoma.report.words import probability
 
 # Colours that every kind of colour vision tells apart (Okabe and Ito, 2008), for tables in order.
 _COLORS = (ACCENT, "#0072b2", "#009e73", "#aa4499", "#8a6d00", CONTEXT)
-_NUM_RELIABILITY_BINS = 10
+# Of a reliability diagram: so many, if that leaves as many melanomas a bin on average.
+_MAX_RELIABILITY_BINS, _MELANOMAS_A_BIN = 10, 10
 _NUM_THRESHOLDS = 200
 
 
@@ -87,7 +88,10 @@ def reliability_figure(judgements: Sequence[Judgement]) -> Figure:
     limits = max(values[values > 0].min() / 1.6, 1e-5), min(values.max() * 1.6, 1.1)
     axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle="--")
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    # Over less than two decades, powers of ten alone would be a label or two.
+    subs = (1.0,) if limits[1] > 100 * limits[0] else (1.0, 2.0, 5.0)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     ratio = judgements[0].estimates["observed_to_expected"]
@@ -170,11 +174,13 @@ def _span(estimate: Estimate, *, digits: int = 3) -> str:
 def _bins(judgement: Judgement) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return mean probability, share of melanomas and its Wilson interval of each bin."""
     table = judgement.table
-    bins = metrics.equal_count_bins(table.probabilities, _NUM_RELIABILITY_BINS)
-    counts = np.bincount(bins, minlength=_NUM_RELIABILITY_BINS)
+    wanted = int(table.is_melanoma.sum()) // _MELANOMAS_A_BIN
+    num_bins = min(max(wanted, 3), _MAX_RELIABILITY_BINS)
+    bins = metrics.equal_count_bins(table.probabilities, num_bins)
+    counts = np.bincount(bins, minlength=num_bins)
     kept = counts > 0
-    mean = np.bincount(bins, table.probabilities, _NUM_RELIABILITY_BINS)[kept] / counts[kept]
-    share = np.bincount(bins, table.is_melanoma, _NUM_RELIABILITY_BINS)[kept] / counts[kept]
+    mean = np.bincount(bins, table.probabilities, num_bins)[kept] / counts[kept]
+    share = np.bincount(bins, table.is_melanoma, num_bins)[kept] / counts[kept]
     # 1.96: the standard deviations that hold 95 % of a normal distribution.
     squared = 1.96**2 / counts[kept]
     middle = (share + squared / 2) / (1 + squared)

@@ -40,6 +40,8 @@ def _values(metadata: pd.DataFrame, column: str) -> "pd.Series[str] | None":
     values = metadata[column].astype("string")
     # Shards of the field have -1 where a text is missing.
     values = values.mask(values.isin(["-1", ""])).fillna(_UNKNOWN)
+    # They have numbers for texts, too: a group must not read like a count.
+    values = values.where(~values.str.fullmatch(r"\d+"), "code " + values)
     frequent = values.value_counts().index[:_MAX_VALUES]
     return values.where(values.isin([*frequent, _UNKNOWN]), "other")
 

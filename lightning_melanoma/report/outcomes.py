@@ -3,6 +3,8 @@
 Functions of a judged table that return a matplotlib Figure; no pyplot, no display, no file.
 """
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,9 @@ from lightning_melanoma.report.judgement import Judgement
 from lightning_melanoma.report.words import probability
 
 _NUM_BINS = 40
-_TICK_PROBABILITIES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+# Where the axis is too short for three of the first, of the second.
+_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+_FINE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @mpl.rc_context(STYLE)
@@ -92,13 +96,18 @@ def confusion_counts(judgement: Judgement) -> npt.NDArray[np.int64]:
 
 
 def _set_probability_ticks(axes: Axes, edges: FloatArray) -> None:
-    probabilities = np.array(_TICK_PROBABILITIES)
-    places = metrics.log_odds(probabilities)
-    # A label takes about a tenth of the axis.
-    gap, last, shown = (edges[-1] - edges[0]) / 9, -np.inf, []
-    for place, chance in zip(places, probabilities, strict=True):
-        if max(edges[0], last + gap) <= place <= edges[-1]:
-            shown.append((place, f"{100 * chance:g} %"))
-            last = place
-    axes.set_xticks([place for place, _ in shown], [label for _, label in shown])
+    shown = _spaced(_TICKS, edges)
+    if len(shown) < 3:
+        shown = _spaced(_FINE_TICKS, edges)
+    axes.set_xticks(metrics.log_odds(shown), [f"{100 * chance:g} %" for chance in shown])
     axes.set_xlim(edges[0], edges[-1])
+
+
+def _spaced(chances: Sequence[float], edges: FloatArray) -> list[float]:
+    """Return those on the axis that are a label's width, a ninth of it, behind the one before."""
+    gap, last, shown = (edges[-1] - edges[0]) / 9, -np.inf, []
+    for place, chance in zip(metrics.log_odds(chances), chances, strict=True):
+        if max(edges[0], last + gap) <= place <= edges[-1]:
+            shown.append(chance)
+            last = place
+    return shown

@@ -18,6 +18,11 @@ def test_missing_values_are_a_group_of_their_own():
     assert groups["sex"].tolist() == ["female", *["unknown"] * 3, "male"]
 
 
+def test_numbers_for_texts_are_called_codes():
+    groups = groups_of(metadata(sex=["0", "1", "-1"]))
+    assert groups["sex"].tolist() == ["code 0", "code 1", "unknown"]
+
+
 def test_rare_values_of_many_are_one_group():
     sources = [name for name in "abcdefgh" for _ in range(2)] + ["i", "j"]
     groups = groups_of(metadata(source=sources))
