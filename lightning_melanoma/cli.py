@@ -40,6 +40,11 @@ FUNCTION_COMMANDS = {
     ),
 }
 
+#: Builds model and data as `fit` does, and runs neither.
+_ESTIMATE = {
+    "estimate": "compile the training step for a TPU that is not there: memory, FLOPs, bound",
+}
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
@@ -84,12 +89,16 @@ def _run(words: list[str]) -> None:
             exit_on_error=False,
             prog=f"{_PROGRAM} {command}",
         )
+    elif command in _ESTIMATE:
+        from lightning_melanoma.estimate import run_estimate
+
+        print(run_estimate(words[1:]))
     elif command in TRAINER_COMMANDS:
         from lightning_melanoma.training import run_trainer_command
 
         run_trainer_command(words)
     else:
-        known = ", ".join([*TRAINER_COMMANDS, *FUNCTION_COMMANDS])
+        known = ", ".join([*TRAINER_COMMANDS, *FUNCTION_COMMANDS, *_ESTIMATE])
         raise ValueError(f"command: expected one of {known}, found {command!r}")
 
 
@@ -108,7 +117,8 @@ def _with_lists(words: Sequence[str]) -> list[str]:
 
 
 def _help() -> str:
-    rows = {**TRAINER_COMMANDS, **{name: text for name, (_, text) in FUNCTION_COMMANDS.items()}}
+    functions = {name: text for name, (_, text) in FUNCTION_COMMANDS.items()}
+    rows = {**TRAINER_COMMANDS, **functions, **_ESTIMATE}
     lines = [f"  {name:12}{text}" for name, text in rows.items()]
     return "\n".join(
         [
