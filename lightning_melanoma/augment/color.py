@@ -30,6 +30,11 @@ def _chroma_maps() -> tuple[list[list[float]], list[list[float]]]:
 _CHROMA, _TURNED_CHROMA = _chroma_maps()
 
 
+def unit_range(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [0, 1]; float32 ones as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 def adjust_color(
     images: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
 ) -> Tensor:
@@ -59,6 +64,14 @@ def adjust_color(
         for column, (chroma, turned) in enumerate(zip(chromas, turneds, strict=True))
     ]
     matrices = torch.stack(entries, dim=1).view(-1, 3, 3)
+    if images.device.type == "xla":
+        # Three rows fill no matrix unit, which would round the pixels to bfloat16, too. Sums fuse
+        # with what stands before and behind them: the result is never written for itself.
+        shifted = offset.view(-1, 1, 1, 1)
+        for channel in range(3):
+            column = matrices[:, :, channel].view(-1, 3, 1, 1)
+            shifted = shifted + column * images[:, channel : channel + 1]
+        return shifted
     pixels = torch.baddbmm(offset[:, None, None], matrices, images.flatten(2))
     return pixels.view(images.shape)
 

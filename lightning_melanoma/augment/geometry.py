@@ -71,10 +71,41 @@ def symmetries(images: Tensor, k: Tensor) -> Tensor:
         ValueError: the images are not square.
     """
     _check_square(images)
+    if images.device.type == "xla" and images.dtype == torch.uint8:
+        return symmetries_by_products(images, k)
     k = k.view(-1, 1, 1, 1)
     images = torch.where((k & 4) > 0, images.mT, images)
     images = torch.where((k & 2) > 0, images.flip(-2), images)
     return torch.where((k & 1) > 0, images.flip(-1), images)
+
+
+def symmetries_by_products(images: Tensor, k: Tensor) -> Tensor:
+    """Return what `symmetries` does, by matrix products that mirror rows and columns.
+
+    A TPU reverses an axis in passes over memory of their own, in float32; its matrix unit does it
+    on the way. bfloat16 holds all of 0 to 255, and each sum has one term, so nothing is rounded.
+
+    Args:
+        images: (B, C, S, S) uint8.
+        k: (B,) integer in 0..7.
+
+    Returns:
+        (B, C, S, S) uint8.
+    """
+    size = images.shape[-1]
+    is_transposed = (k & 4) > 0
+    # A transposed image is the transpose of one that is mirrored along the other axis.
+    mirrors_columns = torch.where(is_transposed, k & 2, k & 1) > 0
+    mirrors_rows = torch.where(is_transposed, k & 1, k & 2) > 0
+    places = torch.arange(size, device=images.device)
+    keep = (places[:, None] == places).to(torch.bfloat16)
+    turn = (places[:, None] + places == size - 1).to(torch.bfloat16)
+    columns = torch.where(mirrors_columns[:, None, None], turn, keep)
+    rows = torch.where(mirrors_rows[:, None, None], turn, keep)
+    pixels = images.to(torch.bfloat16)
+    pixels = (pixels.flatten(1, 2) @ columns).view(pixels.shape)
+    pixels = torch.einsum("brs,bcsw->bcrw", rows, pixels)
+    return torch.where(is_transposed[:, None, None, None], pixels.mT, pixels).to(torch.uint8)
 
 
 def warp_affine(images: Tensor, affine: Affine, *, max_angle: float, max_shear: float) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_melanoma.augment.color import add_noise, adjust_color, blur
+from lightning_melanoma.augment.color import add_noise, adjust_color, blur, unit_range
 from lightning_melanoma.augment.geometry import NUM_SYMMETRIES, Affine, symmetries, warp_affine
 from lightning_melanoma.augment.mixing import cutmix, mixup, partner_is_valid
 from lightning_melanoma.augment.occlusion import Hairs, cut_holes, draw_hairs, mask_circle
@@ -93,7 +93,7 @@ class BatchAugment(nn.Module):
         """Return the images and targets of an augmented batch.
 
         Args:
-            images: (B, 3, S, S) float32 in [0, 1], RGB.
+            images: (B, 3, S, S) uint8, or float32 in [0, 1], RGB.
             targets: (B,) float32 in [0, 1].
             valid: (B,) bool, False for padding.
             draws: (B, NUM_DRAWS) float32 in [0, 1).
@@ -110,12 +110,14 @@ class BatchAugment(nn.Module):
                 f"draws: expected shape ({len(images)}, {NUM_DRAWS}), found {tuple(draws.shape)}"
             )
         if not self._has(*_OPS):
-            return images, targets
+            return unit_range(images), targets
         is_channels_last = not images.is_contiguous()
         images = images.contiguous()
         # Half precision would cost the pixels their last bits.
         with torch.autocast(images.device.type, enabled=False):
-            for stage in (self._mirror, self._recolor, self._blur, self._warp, self._cover):
+            # Pixels are cheapest to move before they become float32.
+            images = unit_range(self._mirror(images, draws))
+            for stage in (self._recolor, self._blur, self._warp, self._cover):
                 images = stage(images, draws)
             images, targets = self._mix(images, targets, valid, draws)
         if is_channels_last:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.geometry import dihedral
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.sample import Batch
@@ -147,7 +148,7 @@ class MelanomaClassifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1]."""
-        return self._classify(_in_unit_range(images))
+        return self._classify(unit_range(images))
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (N,) float64, the probabilities behind the logits, class weights undone."""
@@ -167,9 +168,8 @@ class MelanomaClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
         """Return the weighted loss of an augmented batch, the mean of its valid rows, and more."""
-        plain = _in_unit_range(batch.images)
         with torch.no_grad():
-            images, targets = self.augment(plain, batch.targets, batch.valid, batch.draws)
+            images, targets = self.augment(batch.images, batch.targets, batch.valid, batch.draws)
         # The schedule moves on behind the step; the log says the rate that was used.
         self._learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         logits = self._classify(images)
@@ -179,7 +179,7 @@ class MelanomaClassifier(pl.LightningModule):
             "outputs": step_outputs(batch, logits, targets, losses),
         }
         if self._views is None:
-            found["views"] = plain[:_NUM_VIEWS], images[:_NUM_VIEWS]
+            found["views"] = unit_range(batch.images[:_NUM_VIEWS]), images[:_NUM_VIEWS]
         return found
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
@@ -196,7 +196,7 @@ class MelanomaClassifier(pl.LightningModule):
         self, batch: Batch, batch_idx: int
     ) -> StepOutputs:
         """Return the outputs of a batch; while fitting without test-time augmentation."""
-        images = _in_unit_range(batch.images)
+        images = unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
         logits = self._classify(images) if fitting else self._averaged(images)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
@@ -231,7 +231,7 @@ class MelanomaClassifier(pl.LightningModule):
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) int64 rows of the table, -1 for fill, and (B,) float32 logits."""
-        logits = self._averaged(_in_unit_range(batch.images))
+        logits = self._averaged(unit_range(batch.images))
         return torch.where(batch.valid, batch.rows, -1), logits
 
     def on_validation_epoch_end(self) -> None:
@@ -368,7 +368,3 @@ class MelanomaClassifier(pl.LightningModule):
             mixes_targets=split == "train" and self.augment.mixes_targets,
         )
         return {f"{split}_{name}": value for name, value in found.items()}
-
-
-def _in_unit_range(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images

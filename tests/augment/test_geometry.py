@@ -13,6 +13,7 @@ from lightning_melanoma.augment.geometry import (
     Affine,
     dihedral,
     symmetries,
+    symmetries_by_products,
     warp_affine,
 )
 
@@ -77,6 +78,13 @@ def test_each_image_has_the_symmetry_that_the_whole_batch_would_have(ks, seed):
 def test_mirroring_twice_is_the_identity(k):
     images, ks = random_images(), torch.full((4,), k)
     assert torch.equal(symmetries(symmetries(images, ks), ks), images)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_products_mirror_uint8_images_to_the_last_bit(side):
+    images = torch.arange(8 * 3 * side * side).remainder(256).to(torch.uint8)
+    images, ks = images.view(8, 3, side, side), torch.arange(8, dtype=torch.int32)
+    assert torch.equal(symmetries_by_products(images, ks), symmetries(images, ks))
 
 
 def test_symmetries_refuse_images_that_are_not_square():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from xla_processes import needs_torch_xla, run_on_xla
 
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.draws import NUM_DRAWS, record_draws
@@ -37,6 +38,39 @@ def test_no_augmentation_hands_back_what_it_was_given():
     found = BatchAugment("none")(images, targets, valid, draws)
     assert found[0] is images
     assert found[1] is targets
+
+
+@pytest.mark.parametrize("preset", ["none", "light", "strong"])
+def test_uint8_images_are_augmented_as_their_float32_twins(preset):
+    images, *rest = batch()
+    images = (255 * images).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    ours = BatchAugment(preset)(images, *rest)[0]
+    torch.manual_seed(0)
+    theirs = BatchAugment(preset)(images.float() / 255, *rest)[0]
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()
+
+
+@pytest.mark.slow
+@needs_torch_xla
+def test_xla_gives_the_cpus_pixels():
+    # Float32 sums of three or four terms below 1, in another order.
+    run_on_xla(
+        """
+import torch
+from lightning_melanoma.augment.pipeline import BatchAugment
+from lightning_melanoma.data.draws import NUM_DRAWS
+generator = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (16, 3, 24, 24), dtype=torch.uint8, generator=generator)
+draws = torch.rand(16, NUM_DRAWS, generator=generator)
+batch = [images, torch.arange(16) % 2.0, torch.ones(16, dtype=torch.bool), draws]
+augment = BatchAugment("light")
+theirs = augment(*batch)[0]
+ours = augment(*[tensor.to("xla") for tensor in batch])[0]
+torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-5)
+"""
+    )
 
 
 @pytest.mark.parametrize("op", OPS)
