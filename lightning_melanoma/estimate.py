@@ -27,6 +27,7 @@ from lightning_melanoma.training import MelanomaCLI
 from lightning_melanoma.xla.ahead_of_time import compiler_environment, hollow
 from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.estimate import Step, StepEstimate, estimate_step
+from lightning_melanoma.xla.estimate_table import format_table
 from lightning_melanoma.xla.optimizer import use_lean_adamw
 
 _NEEDED = ("torch_xla", "jax", "libtpu")
@@ -139,13 +140,7 @@ def run_estimate(words: Sequence[str]) -> str:
     Raises:
         ValueError: a package is missing, a topology is unknown, or a setting is wrong.
     """
-    parser = argparse.ArgumentParser("lightning-melanoma estimate", allow_abbrev=False)
-    parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="such as v5e:2x4 v3:2x2")
-    parser.add_argument("--json", type=Path, help="where to write the figures, a list of objects")
-    parser.add_argument("--skip_largest", action="store_true", help="one compilation, not two")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    parser.epilog = "All other flags are those of `fit`: -c FILE, --model.*, --data.*, --trainer.*"
-    options, settings = parser.parse_known_args(list(words))
+    options, settings = _parser().parse_known_args(list(words))
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -153,14 +148,7 @@ def run_estimate(words: Sequence[str]) -> str:
             "pip install 'lightning_melanoma[estimate]' (Linux, Python 3.10 to 3.13)"
         )
     if options.worker:
-        maker = StepMaker(settings)
-        row = estimate_step(
-            maker,
-            options.topology[0],
-            global_batch=maker.batch_size,
-            finds_largest=not options.skip_largest,
-        )
-        options.worker.write_text(json.dumps(row))
+        _work(options, settings)
         return ""
     environments = [compiler_environment(topology) for topology in options.topology]
     flags = [*settings, *["--skip_largest"] * options.skip_largest]
@@ -175,53 +163,26 @@ def run_estimate(words: Sequence[str]) -> str:
     return format_table(rows)
 
 
-def format_table(rows: Sequence[StepEstimate]) -> str:
-    """Return a text table with a column a topology."""
-    lines = [("", [row["topology"] for row in rows])]
-    for label, key, scale, digits in _LINES:
-        values = [dict(row)[key] for row in rows]
-        lines.append((label, [_cell(value, scale, digits) for value in values]))
-    width = max(len(label) for label, _ in lines)
-    widths = [max(len(cells[n]) for _, cells in lines) for n in range(len(rows))]
-    return "\n".join(
-        "  ".join([label.ljust(width), *[c.rjust(w) for c, w in zip(cells, widths, strict=True)]])
-        for label, cells in lines
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("lightning-melanoma estimate", allow_abbrev=False)
+    parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="such as v5e:2x4 v3:2x2")
+    parser.add_argument("--json", type=Path, help="where to write the figures, a list of objects")
+    parser.add_argument("--skip_largest", action="store_true", help="one compilation, not two")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.epilog = "All other flags are those of `fit`: -c FILE, --model.*, --data.*, --trainer.*"
+    return parser
+
+
+def _work(options: argparse.Namespace, settings: Sequence[str]) -> None:
+    """Estimate for one topology, in the process that was set up for it."""
+    maker = StepMaker(settings)
+    row = estimate_step(
+        maker,
+        options.topology[0],
+        global_batch=maker.batch_size,
+        finds_largest=not options.skip_largest,
     )
-
-
-_GIB = float(1 << 30)
-# Label, key, what it is divided by, digits behind the point.
-_LINES: tuple[tuple[str, str, float, int], ...] = (
-    ("chips", "chips", 1, 0),
-    ("global batch, images", "global_batch", 1, 0),
-    ("memory a chip, GiB", "hbm_bytes_per_chip", _GIB, 2),
-    ("  arguments, GiB", "argument_bytes_per_chip", _GIB, 2),
-    ("  temporaries, GiB", "temp_bytes_per_chip", _GIB, 2),
-    ("  fits", "fits", 1, 0),
-    ("  largest global batch (interpolated)", "largest_global_batch", 1, 0),
-    ("arithmetic a step and chip, TFLOP", "flops_per_chip", 1e12, 3),
-    ("  an image, GFLOP", "flops_per_image", 1e9, 2),
-    ("traffic a step and chip, GB (estimate)", "bytes_per_chip", 1e9, 2),
-    ("  an image, MB", "bytes_per_image", 1e6, 1),
-    ("collectives a step and chip, MB", "collective_bytes_per_chip", 1e6, 1),
-    ("bound by", "bound_by", 1, 0),
-    ("bound of a step, ms (not measured)", "bound_ms", 1, 1),
-    ("  images/s at most", "images_per_second", 1, 0),
-    ("  images/s a chip at most", "images_per_second_per_chip", 1, 0),
-    ("host's tracing of a step, ms (here)", "host_ms", 1, 1),
-    ("programs of the training step", "programs", 1, 0),
-    ("compilation here, s", "compile_seconds", 1, 0),
-)
-
-
-def _cell(value: object, scale: float, digits: int) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value / scale:,.{digits}f}"
-    return str(value)
+    options.worker.write_text(json.dumps(row))
 
 
 def _in_own_process(words: Sequence[str], environment: dict[str, str]) -> StepEstimate:

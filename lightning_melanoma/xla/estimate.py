@@ -55,7 +55,7 @@ class StepEstimate(TypedDict):
 
     `*_per_chip` are of one step. `bound_ms` and what follows from it are no measured times.
     `largest_global_batch` is on the line through two compiled batches, not compiled itself.
-    `host_ms` is Python's time for tracing a step on this host, `programs` how many the steps need.
+    `host_ms` is processor time for tracing a step on this host, `programs` how many the steps need.
     """
 
     topology: str
@@ -118,29 +118,11 @@ def estimate_step(
     traced = _trace(make_step(global_batch))
     started = time.perf_counter()
     compiled = _compile(traced, devices, chips)
-    seconds = time.perf_counter() - started
-    estimate = StepEstimate(
-        topology=topology,
-        chips=chips,
-        global_batch=global_batch,
-        hbm_bytes_per_chip=chip.hbm_bytes,
-        argument_bytes_per_chip=None,
-        temp_bytes_per_chip=None,
-        fits=False,
-        largest_global_batch=None,
-        flops_per_chip=None,
-        bytes_per_chip=None,
-        flops_per_image=None,
-        bytes_per_image=None,
-        collective_bytes_per_chip=None,
-        bound_by=None,
-        bound_ms=None,
-        images_per_second=None,
-        images_per_second_per_chip=None,
-        host_ms=traced.seconds * 1e3,
-        programs=traced.num_programs,
-        compile_seconds=seconds,
-    )
+    estimate = _empty_estimate()
+    estimate["topology"], estimate["chips"] = topology, chips
+    estimate["global_batch"], estimate["hbm_bytes_per_chip"] = global_batch, chip.hbm_bytes
+    estimate["host_ms"], estimate["programs"] = traced.seconds * 1e3, traced.num_programs
+    estimate["compile_seconds"] = time.perf_counter() - started
     if compiled is not None:
         _fill(estimate, compiled)
     if finds_largest:
@@ -156,6 +138,32 @@ def collective_bytes(hlo_text: str) -> int:
         _bytes_of(kind, sides)
         for result, _ in _COLLECTIVE.findall(hlo_text)
         for kind, sides in _SHAPE.findall(result)
+    )
+
+
+def _empty_estimate() -> StepEstimate:
+    """Return the row of a step that does not fit."""
+    return StepEstimate(
+        topology="",
+        chips=0,
+        global_batch=0,
+        hbm_bytes_per_chip=0,
+        argument_bytes_per_chip=None,
+        temp_bytes_per_chip=None,
+        fits=False,
+        largest_global_batch=None,
+        flops_per_chip=None,
+        bytes_per_chip=None,
+        flops_per_image=None,
+        bytes_per_image=None,
+        collective_bytes_per_chip=None,
+        bound_by=None,
+        bound_ms=None,
+        images_per_second=None,
+        images_per_second_per_chip=None,
+        host_ms=0.0,
+        programs=0,
+        compile_seconds=0.0,
     )
 
 
@@ -221,9 +229,10 @@ def _largest(
     if len(points) < 2:
         return estimate["global_batch"] if estimate["fits"] else None
     (more, larger), (less, smaller) = points
-    slope = (_used(larger) - _used(smaller)) / (more - less)
-    if slope <= 0:
+    if not smaller.temp_bytes < larger.temp_bytes:
+        # All is on the chip still: that tells nothing of a batch that fills the memory.
         return None
+    slope = (_used(larger) - _used(smaller)) / (more - less)
     free = estimate["hbm_bytes_per_chip"] - _used(larger)
     return max(int(more + free / slope), 0) * len(devices)
 

@@ -8,8 +8,8 @@ import pytest
 from xla_processes import needs_compiler
 
 from lightning_melanoma.cli import main
-from lightning_melanoma.estimate import format_table
 from lightning_melanoma.xla.estimate import StepEstimate, collective_bytes
+from lightning_melanoma.xla.estimate_table import format_table
 
 SMALL = [
     *("--model.conv_channels", "[8, 16]"),
