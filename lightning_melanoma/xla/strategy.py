@@ -9,6 +9,7 @@ before the host waits for anything. Nothing is compiled or read in a step of the
 import logging
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.accelerators import Accelerator
@@ -20,7 +21,9 @@ from typing_extensions import override
 
 from lightning_melanoma.xla import pjrt
 from lightning_melanoma.xla.accelerator import XLAAccelerator
+from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.hosts import gather_objects, reduce_over_hosts
+from lightning_melanoma.xla.optimizer import use_lean_adamw
 from lightning_melanoma.xla.precision import XLAPrecision
 from lightning_melanoma.xla.sharding import device_mesh, make_whole, on_cpu, sync
 from lightning_melanoma.xla.transfer import BatchSender, DeviceFeed
@@ -131,8 +134,18 @@ class SPMDStrategy(Strategy):
         super().setup_environment()
         self._seed = torch.initial_seed()
         precision = self.precision_plugin
-        if self.is_global_zero and isinstance(precision, XLAPrecision):
+        assert isinstance(precision, XLAPrecision)
+        if precision.precision == "bf16-mixed":
+            use_lean_batch_norm()
+        if self.is_global_zero:
             _log.info("XLA: %s, %s", pjrt.description(), precision.description)
+
+    @override
+    def setup_optimizers(self, trainer: pl.Trainer) -> None:
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, torch.optim.AdamW):
+                use_lean_adamw(optimizer)
 
     @override
     def model_to_device(self) -> None:

@@ -33,7 +33,6 @@ y_theirs.backward(grad)
 x_ours = x.to("xla").requires_grad_()
 with torch.autocast("xla", dtype=torch.bfloat16):
     y_ours = ours(x_ours)
-assert "_BatchNorm" in type(y_ours.grad_fn).__name__, y_ours.grad_fn
 y_ours.backward(grad.to("xla"))
 pairs = [(y_ours, y_theirs), (x_ours.grad, x_theirs.grad)]
 pairs += [(ours.weight.grad, theirs.weight.grad), (ours.bias.grad, theirs.bias.grad)]
@@ -80,10 +79,9 @@ def test_nothing_changes_without_autocast_and_on_the_cpu():
     run_on_xla(
         SETUP
         + """
-assert "NativeBatchNorm" in type(ours(x.to("xla")).grad_fn).__name__
+assert ours(x.to("xla").bfloat16().float()).dtype == torch.float32
 with torch.autocast("cpu", dtype=torch.bfloat16):
-    y = theirs(x)
-assert "_BatchNorm" not in type(y.grad_fn).__name__
+    assert theirs(x).dtype == torch.float32
 """
     )
 
