@@ -145,7 +145,7 @@ def run_estimate(words: Sequence[str]) -> str:
     if missing:
         raise ValueError(
             f"estimate: expected the packages of the extra `estimate`, found no {missing[0]}; "
-            "pip install 'lightning_melanoma[estimate]' (Linux, Python 3.10 to 3.13)"
+            "pip install 'lightning_melanoma[estimate]' (Linux, Python 3.11 or 3.12)"
         )
     if options.worker:
         _work(options, settings)
