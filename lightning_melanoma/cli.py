@@ -5,7 +5,6 @@ stderr and exit status 2; ``--traceback`` shows where it was found.
 """
 
 import importlib
-import json
 import logging
 import os
 import re
@@ -34,6 +33,10 @@ FUNCTION_COMMANDS = {
         "lightning_melanoma.data.convert:convert",
         "write TFRecord shards from image files and a table",
     ),
+    "audit": (
+        "lightning_melanoma.data.audit:audit",
+        "look for damage, contradictions, leaks and duplicate images in shards",
+    ),
     "evaluate": (
         "lightning_melanoma.report.evaluate:evaluate",
         "judge prediction tables: metrics with intervals, plots, one report.html",
@@ -44,6 +47,9 @@ FUNCTION_COMMANDS = {
 _ESTIMATE = {
     "estimate": "compile the training step for a TPU that is not there: memory, FLOPs, bound",
 }
+
+# The settings that take several words, as argparse names them: without dashes, the command's own.
+_LISTS = {"audit": ("paths", "--val"), "evaluate": ("--predictions",)}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -78,17 +84,7 @@ def _run(words: list[str]) -> None:
     elif command == "--version":
         print(importlib.import_module("lightning_melanoma").__version__)
     elif command in FUNCTION_COMMANDS:
-        from jsonargparse import auto_cli
-
-        module, _, name = FUNCTION_COMMANDS[command][0].partition(":")
-        function = getattr(importlib.import_module(module), name)
-        auto_cli(
-            function,
-            args=_with_lists(words[1:]),
-            as_positional=False,
-            exit_on_error=False,
-            prog=f"{_PROGRAM} {command}",
-        )
+        _run_function(command, words[1:])
     elif command in _ESTIMATE:
         from lightning_melanoma.estimate import run_estimate
 
@@ -102,18 +98,28 @@ def _run(words: list[str]) -> None:
         raise ValueError(f"command: expected one of {known}, found {command!r}")
 
 
-def _with_lists(words: Sequence[str]) -> list[str]:
-    """Return the words with a `--key a b` as `--key=["a", "b"]`, as the parser wants lists."""
-    joined: list[str] = []
-    values: list[str] = []
-    for word in [*words, "--"]:
-        if not word.startswith("--"):
-            values.append(word)
-            continue
-        joined += [json.dumps(values)] if len(values) > 1 else values
-        values = []
-        joined.append(word)
-    return joined[:-1]
+def _run_function(command: str, words: list[str]) -> None:
+    import docstring_parser
+    from jsonargparse import ArgumentParser
+
+    module, _, name = FUNCTION_COMMANDS[command][0].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    text = docstring_parser.parse(function.__doc__)
+    helps = {entry.arg_name: entry.description for entry in text.params}
+    parser = ArgumentParser(
+        prog=f"{_PROGRAM} {command}", description=text.short_description, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of settings")
+    lists = {flag: flag.lstrip("-") for flag in _LISTS.get(command, ())}
+    for flag, setting in lists.items():
+        parser.add_argument(flag, nargs="+", metavar="PATH", help=helps[setting])
+    parser.add_function_arguments(function, skip=set(lists.values()), as_group=False)
+    settings = parser.instantiate(parser.parse_args(words)).as_dict()
+    del settings["config"]
+    outcome = function(**settings)
+    if outcome is not None:
+        print(outcome.text)
+        sys.exit(outcome.exit_status)
 
 
 def _help() -> str:

@@ -283,7 +283,7 @@ def test_traceback_shows_where_an_error_was_found(folder):
 def test_help_tells_every_command(capsys):
     main(["--help"])
     text = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "synthesize", "convert"):
+    for command in ("fit", "validate", "test", "predict", "synthesize", "convert", "audit"):
         assert f"  {command}" in text
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lightning_melanoma.data import splits
 from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
@@ -44,6 +45,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         num_folds: None for 5 (4 on the demo data).
         fold: which fold is held out, from 0.
         allow_patient_overlap: train although a patient stands in both training and validation.
+        exclude: ids to leave out of training and validation, or a file of them (`audit --drop`).
         image_size: pixels of a side.
         batch_size: images a step, all devices together.
         num_workers: processes that read; 0 reads in threads of the main process.
@@ -64,6 +66,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         num_folds: int | None = None,
         fold: int = 0,
         allow_patient_overlap: bool = False,
+        exclude: str | list[str] | None = None,
         image_size: int = 128,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -195,10 +198,11 @@ class MelanomaDataModule(pl.LightningDataModule):
             self.setup("predict" if split == "test" else "fit")
 
     def _setup_training(self) -> None:
-        train = self._read("train")
+        exclusion = Exclusion(self.hparams["exclude"])
+        train = self._read("train", exclusion)
         require_targets(train, "data.train")
         if self.hparams["val"] is not None:
-            val = self._read("val")
+            val = self._read("val", exclusion)
             require_targets(val, "data.val")
         else:
             known = not self._is_demo and (train.table["patient"] != "").any()
@@ -206,12 +210,9 @@ class MelanomaDataModule(pl.LightningDataModule):
             by = self.hparams["split"] or usual
             train.table["fold"] = splits.assign_folds(train, by, num_folds=self.num_folds)
             train, val = splits.hold_out(train, self.hparams["fold"])
+        exclusion.report()
         splits.check_classes(train, val)
-        if not (train.table["patient"] != "").any():
-            _log.warning(
-                "The records name no patients, so a leak between training and validation cannot be "
-                "ruled out; a CSV with `patient_id`, given as --data.metadata, would tell."
-            )
+        splits.check_patients(train)
         if not self.hparams["allow_patient_overlap"]:
             splits.check_overlap(train, val, splits_itself=self.hparams["val"] is None)
         self._splits["train"], self._splits["val"] = train, val
@@ -227,7 +228,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         splits.check_names(test, "data.test")
         self._splits["test"] = test
 
-    def _read(self, split: SplitName) -> Split:
+    def _read(self, split: SplitName, exclusion: Exclusion | None = None) -> Split:
         paths = demo_data(cache_dir()).as_posix() if self._is_demo else self.hparams[split]
         if paths is None:
             raise ValueError(
@@ -239,6 +240,7 @@ class MelanomaDataModule(pl.LightningDataModule):
             prefix=split,
             metadata=self.hparams["metadata"],
             on_corrupt=self.hparams["on_corrupt"],
+            exclusion=exclusion,
         )
 
 

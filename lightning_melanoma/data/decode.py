@@ -34,18 +34,38 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     Raises:
         ImageError: no image, a damaged one, or one above `MAX_PIXELS`.
     """
+    return _resized(_decode(data, min_size=size), size)
+
+
+def decode_whole(data: bytes) -> NDArray[np.uint8]:
+    """Return the image at its own size, (H, W, 3) uint8 RGB.
+
+    Args:
+        data: what `decode_image` takes.
+
+    Raises:
+        ImageError: as `decode_image` does.
+    """
+    # 0: nothing asks for less than the whole.
+    return _decode(data, min_size=0)
+
+
+def _decode(data: bytes, *, min_size: int) -> NDArray[np.uint8]:
+    # A `min_size` above 0 lets the decoder scale down, to sides of at least so many pixels.
     if data.startswith(_JPEG_MAGIC) and b"Exif\0\0" not in data[:_EXIF_SEARCH_SIZE]:
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             _check_pixels(height, width)
             if colorspace not in ("CMYK", "YCCK"):
-                pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
-                return _resized(pixels, size)
+                pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                    data, min_height=min_size, min_width=min_size
+                )
+                return pixels
         except ImageError:
             raise
         except ValueError as error:
             raise ImageError(f"expected a whole JPEG, found a damaged one ({error})") from error
-    return _resized(_decode_by_pillow(data), size)
+    return _decode_by_pillow(data)
 
 
 def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:

@@ -72,6 +72,15 @@ def check_classes(train: Split, val: Split) -> None:
         )
 
 
+def check_patients(train: Split) -> None:
+    """Say when nothing tells which records are of one patient."""
+    if not (train.table["patient"] != "").any():
+        _log.warning(
+            "The records name no patients, so a leak between training and validation cannot be "
+            "ruled out; a CSV with `patient_id`, given as --data.metadata, would tell."
+        )
+
+
 def check_names(split: Split, what: str) -> None:
     """Check that each image is in a split once.
 

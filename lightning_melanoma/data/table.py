@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.records.index import index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
@@ -45,6 +46,7 @@ def read_split(
     prefix: str,
     metadata: str | None,
     on_corrupt: OnCorrupt,
+    exclusion: Exclusion | None = None,
 ) -> Split:
     """Return the shards at `paths` and their table.
 
@@ -54,6 +56,7 @@ def read_split(
         metadata: a CSV in Kaggle's columns, joined on ``image_name``; its columns replace the
             records' codes. None: only what the records hold.
         on_corrupt: raise the first damaged record, or leave damaged ones out.
+        exclusion: records to leave out; None for none.
 
     Raises:
         FileNotFoundError: no shard matches, or `metadata` does not exist.
@@ -63,11 +66,28 @@ def read_split(
     table, faults = index_shards(shards)
     if faults and (on_corrupt == "raise" or table.empty):
         raise faults[0]
+    if exclusion is not None:
+        table = exclusion.drop(table, shards)
     if metadata is not None:
         table = _join(table, metadata)
     if "target" not in table:
         table["target"] = np.nan
     _check_targets(table, shards)
+    add_patients(table, shards)
+    table["fold"] = -1
+    places = ["shard", "record", "offset", "length", "image_name", "patient_id", "patient"]
+    columns = [*places, "target", "fold", *(name for name in METADATA if name in table)]
+    return Split(shards, table[columns], [str(fault) for fault in faults])
+
+
+def add_patients(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
+    """Add to a table, in place, who the patient of each record is.
+
+    Args:
+        table: an index's; gets the columns ``source``, ``patient_id`` and ``patient`` of a
+            `Split`'s table.
+        shards: that its column ``shard`` counts.
+    """
     table["source"] = _sources(table, shards)
     if "patient_id" not in table:
         table["patient_id"] = None
@@ -75,10 +95,6 @@ def read_split(
     table["patient"] = np.where(
         unknown, "", table["source"] + "/" + table["patient_id"].astype(str)
     )
-    table["fold"] = -1
-    places = ["shard", "record", "offset", "length", "image_name", "patient_id", "patient"]
-    columns = [*places, "target", "fold", *(name for name in METADATA if name in table)]
-    return Split(shards, table[columns], [str(fault) for fault in faults])
 
 
 def require_targets(split: Split, what: str) -> None:

@@ -1,0 +1,80 @@
+"""The `audit` command: is a data set whole, consistent, and apart from what it is judged on?
+
+Reading is in `audit_records`, the checks are in `audit_checks` and `audit_fields`, the tables in
+`audit_report`. It reads every byte of every shard and changes none.
+"""
+
+import json as json_format
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_melanoma.data.audit_checks import check_records
+from lightning_melanoma.data.audit_records import inspect_shards
+from lightning_melanoma.data.audit_report import build_report, drop_list, render_report
+from lightning_melanoma.data.exclusion import Exclusion
+from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.records.storage import find_shards
+
+
+class Outcome(NamedTuple):
+    """What a command has to say, and its exit status."""
+
+    text: str
+    exit_status: int
+
+
+def audit(
+    paths: Sequence[str],
+    *,
+    val: Sequence[str] | None = None,
+    json: str | None = None,
+    drop: str | None = None,
+    exclude: str | list[str] | None = None,
+    pixels: bool = True,
+) -> Outcome:
+    """Check shards for damage, contradictions, leaks into validation and images that come twice.
+
+    Args:
+        paths: shards, as paths, globs, folders or URLs.
+        val: shards that must have no image and no patient in common with them.
+        json: a file for the whole report.
+        drop: a CSV file for the records that would have to go, which `data.exclude` takes: of two
+            that cannot both stay, that of the given shards rather than that of `val`, else the
+            later one. Near duplicates are in it as well, with that reason.
+        exclude: what `data.exclude` takes: records that are not looked at.
+        pixels: decode the images; false looks at checksums, fields and bytes only, which finds no
+            damaged image and no duplicate that was encoded anew.
+
+    Returns:
+        The report to read, and exit status 1 if there is a fault, else 0.
+
+    Raises:
+        FileNotFoundError: a path matches no shard.
+        ValueError: a shard is empty, or `exclude` is not as it must be.
+        OSError: a shard cannot be read, or a file cannot be written.
+    """
+    _check_files(json=json, drop=drop)
+    exclusion = Exclusion(exclude)
+    val_shards = find_shards(val) if val else []
+    # Validation first: of two equal images, the later one is to go.
+    shards = [*val_shards, *find_shards(paths)]
+    inspection = inspect_shards(shards, len(val_shards), exclusion=exclusion, pixels=pixels)
+    findings = check_records(inspection)
+    report = build_report(inspection, findings, pixels=pixels)
+    if json is not None:
+        _write(json, json_format.dumps(report, indent=1) + "\n")
+    if drop is not None:
+        _write(drop, drop_list(inspection, findings))
+    return Outcome(render_report(report), report["exit_status"])
+
+
+def _check_files(**files: str | None) -> None:
+    for name, path in files.items():
+        if path is not None and Path(path).is_dir():
+            raise IsADirectoryError(f"{name}: expected a file, found a folder: {path}")
+
+
+def _write(path: str, text: str) -> None:
+    with atomic_file(Path(path)) as stream:
+        stream.write(text.encode())

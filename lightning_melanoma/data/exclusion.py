@@ -1,0 +1,116 @@
+"""Records to leave out of training and validation, by id or by place.
+
+A list of ids, or a file: plain text with an id a line, or a CSV with a column ``image_name`` as
+``audit --drop`` writes it. Where such a CSV has ``shard`` (``folder/name``) and ``record``, only
+that record is meant, so that of an image that is there twice one copy can stay. Two shards whose
+folders and files are named alike are not told apart.
+"""
+
+import csv
+import logging
+from collections.abc import Sequence
+
+import fsspec
+import pandas as pd
+
+from lightning_melanoma.records.storage import Shard
+
+_log = logging.getLogger(__name__)
+
+
+def shard_label(shard: Shard) -> str:
+    """Return how a drop file names a shard: its folder and name, the same wherever it was put."""
+    return f"{shard.folder}/{shard.name}"
+
+
+class Exclusion:
+    """The records to leave out, and how many of them were met.
+
+    Args:
+        exclude: a file's path or URL, or ids; None excludes nothing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a CSV names a record but not its shard, or its number is none.
+    """
+
+    def __init__(self, exclude: str | Sequence[str] | None) -> None:
+        # The places that are meant of each id; None among them means every place.
+        self._places: dict[str, set[tuple[str, int] | None]] = {}
+        if isinstance(exclude, str):
+            self._read(exclude)
+        else:
+            for name in exclude or ():
+                self._places.setdefault(str(name), set()).add(None)
+        self._met: set[str] = set()
+        self._num_dropped = 0
+
+    def covers(self, image_name: str, *, shard: Shard, record: int) -> bool:
+        """Tell whether a record is to be left out, and remember that its id was met."""
+        places = self._places.get(image_name)
+        if places is None:
+            return False
+        self._met.add(image_name)
+        return None in places or (shard_label(shard), record) in places
+
+    def drop(self, table: pd.DataFrame, shards: Sequence[Shard]) -> pd.DataFrame:
+        """Return a table without the records to be left out, its rows numbered anew.
+
+        Args:
+            table: columns ``image_name``, ``shard`` (number in `shards`) and ``record``.
+            shards: those of the table.
+        """
+        if not self._places:
+            return table
+        places = zip(table["image_name"], table["shard"], table["record"], strict=True)
+        kept = [
+            not self.covers(str(name), shard=shards[shard], record=record)
+            for name, shard, record in places
+        ]
+        self._num_dropped += len(kept) - sum(kept)
+        return table[kept].reset_index(drop=True)
+
+    def report(self) -> None:
+        """Log how many records `drop` left out, and warn of ids that no table had."""
+        if not self._places:
+            return
+        _log.info("data.exclude: %d records are left out.", self._num_dropped)
+        unknown = sorted(set(self._places) - self._met)
+        if unknown:
+            _log.warning(
+                "data.exclude: %d of %d ids are in neither the training nor the validation "
+                "records, the first %s; is it the list of these shards?",
+                len(unknown),
+                len(self._places),
+                unknown[0],
+            )
+
+    def _read(self, path: str) -> None:
+        try:
+            # newline="": the csv module reads line ends itself.
+            with fsspec.open(path, "rt", encoding="utf-8-sig", newline="") as stream:
+                lines = stream.read().splitlines()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"exclude: expected a list of ids or a file of them, found no file {path}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"exclude: expected a text file, found other bytes: {path}") from error
+        if not lines or "image_name" not in next(csv.reader(lines[:1])):
+            lines = ["image_name", *lines]
+        for number, row in enumerate(csv.DictReader(lines), start=2):
+            name = (row["image_name"] or "").strip()
+            if name:
+                self._places.setdefault(name, set()).add(_place(row, f"{path}: line {number}"))
+
+
+def _place(row: dict[str, str], where: str) -> tuple[str, int] | None:
+    shard, record = row.get("shard") or "", row.get("record") or ""
+    if not shard and not record:
+        return None
+    if not shard or not record.isdecimal():
+        raise ValueError(
+            f"exclude {where}: expected both a shard and the number of a record, or neither, "
+            f"found {shard!r} and {record!r}"
+        )
+    return shard, int(record)

@@ -1,0 +1,96 @@
+import logging
+
+import pytest
+from conftest import write_shards
+
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.exclusion import Exclusion
+from lightning_melanoma.records.storage import Shard
+
+SHARD = Shard("/data/set/train00-8.tfrec", 1, "")
+
+
+def datamodule(folder, exclude, **changes) -> MelanomaDataModule:
+    settings = {"train": str(folder), "test": str(folder), "image_size": 32, "batch_size": 8}
+    return MelanomaDataModule(**{**settings, **changes}, exclude=exclude)
+
+
+def names_of(data: MelanomaDataModule) -> set[str]:
+    return set(data.table("train")["image_name"]) | set(data.table("val")["image_name"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "ISIC_0000003\n\nISIC_0000009\n",
+        "image_name\r\nISIC_0000003\r\nISIC_0000009\r\n",
+        "reason,image_name\nbecause,ISIC_0000003\n,ISIC_0000009\n",
+        "\ufeffimage_name,shard,record,reason\n"
+        "ISIC_0000003,shards/train00-8.tfrec,3,ids\nISIC_0000009,shards/train01-8.tfrec,1,ids\n",
+    ],
+    ids=["list", "text", "csv", "columns", "places"],
+)
+def test_excluded_records_are_neither_trained_nor_validated_on(shards, tmp_path, caplog, content):
+    exclude = ["ISIC_0000003", "ISIC_0000009"]
+    if content is not None:
+        exclude = str(tmp_path / "drop.csv")
+        (tmp_path / "drop.csv").write_bytes(content.encode())
+    with caplog.at_level(logging.INFO):
+        names = names_of(datamodule(shards, exclude))
+    assert len(names) == 30
+    assert not {"ISIC_0000003", "ISIC_0000009"} & names
+    assert "data.exclude: 2 records are left out." in caplog.text
+    assert "neither" not in caplog.text
+
+
+def test_validation_shards_of_their_own_are_excluded_from_as_well(shards, tmp_path, caplog):
+    write_shards(tmp_path / "val", num_shards=1, num_records=8, start=100, prefix="val")
+    data = datamodule(shards, ["ISIC_0000102", "ISIC_0000002"], val=str(tmp_path / "val"))
+    assert (len(data.table("train")), len(data.table("val"))) == (31, 7)
+    assert "neither" not in caplog.text
+
+
+def test_test_records_are_not_excluded(shards):
+    assert len(datamodule(shards, ["ISIC_0001000"]).table("test")) == 10
+
+
+def test_unknown_ids_are_a_warning(shards, caplog):
+    assert len(names_of(datamodule(shards, ["ISIC_0000003", "ISIC_7", "ISIC_8"]))) == 31
+    assert "data.exclude: 2 of 3 ids are in neither the training nor the validation" in caplog.text
+    assert "the first ISIC_7" in caplog.text
+
+
+def test_a_record_that_training_refuses_can_be_excluded(tmp_path):
+    write_shards(tmp_path, num_shards=5, num_records=8)
+    write_shards(tmp_path / "wrong", num_shards=1, num_records=1, start=90, target=2)
+    train = [str(tmp_path / "train*"), str(tmp_path / "wrong")]
+    with pytest.raises(ValueError, match=r"ISIC_0000090\): expected target 0 or 1"):
+        datamodule(tmp_path, None, train=train).table("train")
+    assert len(names_of(datamodule(tmp_path, ["ISIC_0000090"], train=train))) == 40
+
+
+def test_a_place_leaves_the_other_copy_of_an_image(tmp_path):
+    path = tmp_path / "drop.csv"
+    path.write_text("image_name,shard,record\na,set/train00-8.tfrec,3\n")
+    exclusion = Exclusion(str(path))
+    assert exclusion.covers("a", shard=SHARD, record=3)
+    assert not exclusion.covers("a", shard=SHARD, record=4)
+    assert not exclusion.covers("b", shard=SHARD, record=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, FileNotFoundError, "found no file"),
+        (b"\xff\xd8\xff", ValueError, "expected a text file"),
+        (b"image_name,shard,record\na,b/c,\n", ValueError, "line 2: expected both a shard and"),
+        (b"image_name,shard,record\na,b/c,-1\n", ValueError, "found 'b/c' and '-1'"),
+    ],
+)
+def test_a_file_that_is_no_list_is_an_error(tmp_path, content, error, message):
+    path = tmp_path / "drop.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=message):
+        Exclusion(str(path))
