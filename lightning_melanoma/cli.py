@@ -148,10 +148,17 @@ def _set_up_logging() -> None:
     if int(os.environ.get("LOCAL_RANK", "0")):
         log.setLevel(logging.ERROR)
     if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_AboveBars())
         log.propagate = False
+
+
+class _AboveBars(logging.Handler):
+    """Writes to stderr, on a line of its own where a progress bar is being drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
