@@ -56,14 +56,16 @@ def lean_adamw_step(optimizer: AdamW, closure: Callable[[], Any] | None = None) 
     if closure is not None:
         with torch.enable_grad():  # type: ignore[no-untyped-call]  # torch's
             loss = closure()
-    shared: tuple[Tensor, Tensor] | None = None
+    shared: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             raise ValueError("lr: expected a number for AdamW on XLA, found a tensor")
         for parameter in group["params"]:
             if parameter.grad is not None:
-                shared = shared or _shared_tensors(parameter.device)
-                _update(parameter, optimizer.state[parameter], group, shared)
+                dtype = parameter.dtype
+                if dtype not in shared:
+                    shared[dtype] = _shared_tensors(parameter)
+                _update(parameter, optimizer.state[parameter], group, shared[dtype])
     return loss
 
 
@@ -81,7 +83,7 @@ def _update(
             state[name] = torch.zeros_like(parameter)
     elif state["step"].device != parameter.device:
         # As torch keeps it, and loads it from a checkpoint.
-        state["step"] = state["step"].to(parameter.device)
+        state["step"] = state["step"].to(no_overflow)
     beta1, beta2 = group["betas"]
     _XLAC._xla_adam_optimizer_step_(
         no_overflow,
@@ -102,9 +104,10 @@ def _update(
     )
 
 
-def _shared_tensors(device: torch.device) -> tuple[Tensor, Tensor]:
+def _shared_tensors(like: Tensor) -> tuple[Tensor, Tensor]:
     """Return what all nodes share: the flag "no overflow", and an empty tensor without AMSGrad."""
-    return torch.zeros((), device=device), torch.empty(0, device=device)
+    # In the parameters' dtype: the node mixes no precisions.
+    return like.new_zeros(()), like.new_empty(0)
 
 
 # With the hooks before and after a step that torch and its users register.
