@@ -58,8 +58,10 @@ def _choose_best(config: Any) -> None:  # noqa: ANN401
         num_cards = torch.cuda.device_count()
         chosen = f"CUDA, {num_cards} cards"
         if num_cards > 1 and config.devices in ("auto", "-1", -1) and config.strategy == "auto":
+            # A backbone may be frozen at first, whose parameters then have no gradients.
+            config.strategy = "ddp_find_unused_parameters_true"
             # Batch norm over all cards, as XLA has it over all devices.
-            config.strategy, config.sync_batchnorm = "ddp", True
+            config.sync_batchnorm = True
     else:
         config.accelerator = "cpu"
         chosen = "CPU, since there is neither TPU nor CUDA"

@@ -175,6 +175,19 @@ def test_two_processes_share_every_batch(shards, folder):
     assert len(list((folder / "runs/melanoma").iterdir())) == 1
 
 
+@pytest.mark.slow
+def test_processes_that_freeze_a_backbone_need_to_know(shards, folder):
+    backbone = ["--model", "FinetuneClassifier", "--model.backbone", "resnet10t"]
+    words = [*backbone, "--model.weights", "none", *SMALL[4:], "--trainer.max_epochs", "2"]
+    words += ["--data.train", str(shards), "--data.test", str(shards), "--trainer.devices", "2"]
+    program = [sys.executable, "-m", "lightning_melanoma", "fit", *words, "--trainer.strategy"]
+    refused = subprocess.run([*program, "ddp"], check=False, stderr=subprocess.PIPE, text=True)
+    assert refused.returncode == 2
+    assert "expected ddp_find_unused_parameters_true" in refused.stderr
+    subprocess.run([*program, "ddp_find_unused_parameters_true"], check=True)
+    assert files(folder / "runs/melanoma/version_1") >= RUN_FILES
+
+
 # `validate` needs no average: the checkpoint's weights are the averaged ones.
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):

@@ -52,7 +52,7 @@ def test_cuda_comes_next_in_the_precision_of_the_card(choose):
 
 def test_several_cards_share_their_batch_norm(choose):
     config = choose(num_cards=4)
-    assert (config.strategy, config.sync_batchnorm) == ("ddp", True)
+    assert (config.strategy, config.sync_batchnorm) == ("ddp_find_unused_parameters_true", True)
     assert choose(num_cards=4, devices=1).strategy == "auto"
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pytorch_lightning.strategies import DDPStrategy
+
 from lightning_melanoma.models.transfer import TransferNet
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 
@@ -43,6 +45,26 @@ class FinetuneClassifier(MelanomaClassifier):
             backbone, weights, dropout=dropout, freeze_batch_norm=freeze_batch_norm
         )
         self.register_normalization()
+
+    def setup(self, stage: str) -> None:
+        """Do as the base class, and check that the strategy can do without some gradients.
+
+        Raises:
+            ValueError: DDP would wait for the gradients of the frozen backbone.
+        """
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        if (
+            stage == "fit"
+            and self.hparams["freeze_epochs"]
+            and isinstance(strategy, DDPStrategy)
+            and not strategy._ddp_kwargs.get("find_unused_parameters")
+        ):
+            raise ValueError(
+                "trainer.strategy: expected ddp_find_unused_parameters_true with "
+                f"model.freeze_epochs {self.hparams['freeze_epochs']}, found ddp, which waits for "
+                "all gradients; name the former, or set model.freeze_epochs 0"
+            )
 
     def on_train_epoch_start(self) -> None:
         """Freeze the backbone for the first epochs, then let it go."""
