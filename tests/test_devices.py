@@ -57,13 +57,15 @@ def test_several_cards_share_their_batch_norm(choose):
 
 
 def test_the_cpu_is_left(choose, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lightning_melanoma"), "propagate", True)
-    with caplog.at_level(logging.INFO):
+    said = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    # Above it, other tests may have left the program's own handlers.
+    monkeypatch.setattr(logging.getLogger("lightning_melanoma.devices"), "handlers", [handler])
+    with caplog.at_level(logging.INFO, logger="lightning_melanoma"):
         config = choose()
     assert (config.accelerator, config.strategy, config.precision) == ("cpu", "auto", None)
-    assert [r.getMessage() for r in caplog.records] == [
-        "Device: CPU, since there is neither TPU nor CUDA, precision 32-true"
-    ]
+    assert said == ["Device: CPU, since there is neither TPU nor CUDA, precision 32-true"]
 
 
 def test_what_is_named_is_taken(choose):
