@@ -12,7 +12,9 @@ import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
+import platformdirs
 import torch
 
 # Where TPU VMs show their chips: v2 to v4 the first, v5e and later the second.
@@ -82,6 +84,7 @@ def start() -> int:
                 "device, in a fresh process"
             )
         runtime.use_spmd()
+        _cache_programs(runtime)
     num_devices = int(runtime.global_runtime_device_count())
     _check_autograd()
     return num_devices
@@ -119,6 +122,17 @@ def process_count() -> int:
     """Return the number of hosts, each of which has one process."""
     start()
     return int(importlib.import_module("torch_xla.runtime").process_count())
+
+
+def _cache_programs(runtime: ModuleType) -> None:
+    """Keep compiled programs for the next process, before the client starts: on a TPU only.
+
+    PJRT's CPU writes programs that it cannot read back. XLA_PERSISTENT_CACHE_PATH names another
+    folder than the user's cache.
+    """
+    if os.environ["PJRT_DEVICE"] == "TPU":
+        usual = platformdirs.user_cache_path("torch_xla")
+        runtime.initialize_cache(os.environ.get("XLA_PERSISTENT_CACHE_PATH", str(usual)))
 
 
 def _check_autograd() -> None:

@@ -1,3 +1,5 @@
+from types import ModuleType
+
 import pytest
 
 from lightning_melanoma.xla import pjrt
@@ -59,3 +61,14 @@ def test_a_missing_or_another_torch_xla_is_refused(monkeypatch):
 def test_other_precisions_are_refused_with_the_reason_and_what_instead(name):
     with pytest.raises(ValueError, match=rf"found {name}: .*; give (bf16-mixed|32-true)"):
         XLAPrecision(name)
+
+
+@pytest.mark.parametrize(("device", "folders"), [("TPU", ["here"]), ("CPU", [])])
+def test_programs_are_kept_on_a_tpu_alone(monkeypatch, device, folders):
+    # A TPU cannot be had here; the CPU's programs cannot be read back.
+    runtime, kept = ModuleType("runtime"), []
+    monkeypatch.setattr(runtime, "initialize_cache", kept.append, raising=False)
+    monkeypatch.setenv("PJRT_DEVICE", device)
+    monkeypatch.setenv("XLA_PERSISTENT_CACHE_PATH", "here")
+    pjrt._cache_programs(runtime)
+    assert kept == folders
