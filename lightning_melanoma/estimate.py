@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lightning_melanoma.data.draws import NUM_DRAWS
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 from lightning_melanoma.training import MelanomaCLI
 from lightning_melanoma.xla.ahead_of_time import compiler_environment, hollow
@@ -113,13 +114,12 @@ class StepMaker:
         def run(tensors: Sequence[Tensor]) -> list[Tensor]:
             optimizer.zero_grad()
             with torch.autocast("xla", dtype=torch.bfloat16, enabled=self._is_mixed):
-                output: Any = model.training_step(Batch(*tensors), 1)
-            kept = output if isinstance(output, dict) else {"loss": output}
-            kept["loss"].backward()
+                loss = model.training_step(Batch(*tensors), 1)["loss"]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
             self._clip_gradients()
             optimizer.step()
             schedule.step()
-            return [value.detach() for value in kept.values() if isinstance(value, Tensor)]
+            return [loss.detach()]
 
         return Step(run, _empty_batch(global_batch, self._image_size), model, optimizer)
 
@@ -157,9 +157,8 @@ def run_estimate(words: Sequence[str]) -> str:
         for topology, environment in zip(options.topology, environments, strict=True)
     ]
     if options.json:
-        aside = options.json.with_name(f".{options.json.name}.partial")
-        aside.write_text(json.dumps(rows, indent=2) + "\n")
-        aside.replace(options.json)
+        with atomic_file(options.json) as stream:
+            stream.write((json.dumps(rows, indent=2) + "\n").encode())
     return format_table(rows)
 
 

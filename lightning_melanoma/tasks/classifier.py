@@ -5,7 +5,7 @@ own parameter groups. Constructors take numbers, names, lists and flat tables on
 ``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
 """
 
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -39,28 +39,13 @@ from lightning_melanoma.tasks.outputs import (
     EpochOutputs,
     OutputCollector,
     StepOutputs,
+    TrainingOutputs,
     epoch_metrics,
     step_outputs,
 )
 
 # Images shown before and after augmentation.
 _NUM_VIEWS = 12
-
-
-class TrainingOutputs(TypedDict, total=False):
-    """What a training step returns: the loss, what to keep of its rows, and images to show.
-
-    Nothing of it is kept within the step, since a strategy may have to bring it together first.
-
-    Attributes:
-        loss: () float32.
-        outputs: of the rows.
-        views: of the run's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
-    """
-
-    loss: Tensor
-    outputs: StepOutputs
-    views: tuple[Tensor, Tensor]
 
 
 class MelanomaClassifier(pl.LightningModule):
@@ -211,21 +196,9 @@ class MelanomaClassifier(pl.LightningModule):
         """Keep what the step returned until the end of the epoch."""
         self._collectors["val"].keep(cast("StepOutputs", outputs))
 
-    def test_step(  # type: ignore[override]  # likewise
-        self, batch: Batch, batch_idx: int
-    ) -> StepOutputs:
-        """Return the outputs of a labelled test batch."""
-        return self.validation_step(batch, batch_idx)
-
-    def on_test_batch_end(
-        self,
-        outputs: Any,  # noqa: ANN401 - what the step returned
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what the step returned until the end of the epoch."""
-        self.on_validation_batch_end(outputs, batch, batch_idx)
+    #: A labelled test batch is judged as one of validation.
+    test_step = validation_step  # type: ignore[assignment]  # likewise
+    on_test_batch_end = on_validation_batch_end
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0

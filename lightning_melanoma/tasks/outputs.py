@@ -6,7 +6,7 @@ cross to the host once an epoch. Rows that fill up a batch are dropped here and 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -47,6 +47,22 @@ class StepOutputs(NamedTuple):
     columns: Tensor
 
 
+class TrainingOutputs(TypedDict, total=False):
+    """What a training step returns: the loss, what to keep of its rows, and images to show.
+
+    Nothing of it is kept within the step, since a strategy may have to bring it together first.
+
+    Attributes:
+        loss: () float32.
+        outputs: of the rows.
+        views: of the run's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
+    """
+
+    loss: Tensor
+    outputs: StepOutputs
+    views: tuple[Tensor, Tensor]
+
+
 def step_outputs(
     batch: Batch, logits: Tensor, mixed_targets: Tensor, losses: Tensor
 ) -> StepOutputs:
@@ -64,10 +80,6 @@ class OutputCollector:
     def __init__(self) -> None:
         self._integers: list[Tensor] = []
         self._floats: list[Tensor] = []
-
-    def add(self, batch: Batch, logits: Tensor, mixed_targets: Tensor, losses: Tensor) -> None:
-        """Keep one step: (B,) each, on the device."""
-        self.keep(step_outputs(batch, logits, mixed_targets, losses))
 
     def keep(self, outputs: StepOutputs) -> None:
         """Keep what a step returned, where it is."""

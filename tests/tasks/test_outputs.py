@@ -6,7 +6,12 @@ import torch
 from sklearn.metrics import average_precision_score, log_loss, recall_score, roc_auc_score
 
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.tasks.outputs import EpochOutputs, OutputCollector, epoch_metrics
+from lightning_melanoma.tasks.outputs import (
+    EpochOutputs,
+    OutputCollector,
+    epoch_metrics,
+    step_outputs,
+)
 
 
 def batch(rows, valid, targets) -> Batch:
@@ -18,7 +23,8 @@ def test_rows_come_back_in_order_without_the_fill():
     collector = OutputCollector()
     for rows, valid in (([3, 1], [True, True]), ([0, 3], [True, False])):
         numbers = torch.tensor(rows) * 10.0
-        collector.add(batch(rows, valid, [0.0, 1.0]), numbers, numbers + 1, numbers + 2)
+        step = step_outputs(batch(rows, valid, [0.0, 1.0]), numbers, numbers + 1, numbers + 2)
+        collector.keep(step)
     outputs = collector.take(lambda tensor: tensor)
     assert outputs.rows.tolist() == [0, 1, 3]
     assert outputs.logits.tolist() == [0, 10, 30]
@@ -32,7 +38,8 @@ def test_the_outputs_of_all_ranks_come_together():
     collectors = [OutputCollector(), OutputCollector()]
     for collector, rows in zip(collectors, ([2, 0], [1, 3]), strict=True):
         numbers = torch.tensor(rows).float()
-        collector.add(batch(rows, [True, True], [0.0, 0.0]), numbers, numbers, numbers)
+        step = step_outputs(batch(rows, [True, True], [0.0, 0.0]), numbers, numbers, numbers)
+        collector.keep(step)
     parts = [[torch.cat(c._integers), torch.cat(c._floats, dim=1)] for c in collectors]
     stacked = iter([torch.stack(column) for column in zip(*parts, strict=True)])
     outputs = collectors[0].take(lambda _: next(stacked))
