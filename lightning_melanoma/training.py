@@ -83,6 +83,7 @@ class MelanomaCLI(LightningCLI):
             help="Predict validation and test shards from the best checkpoint when `fit` ends.",
         )
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(StopWhenFlat, "early_stopping")
         parser.add_lightning_class_args(TrainingPlots, "plots")
         parser.add_lightning_class_args(SubmissionWriter, "submission")
@@ -108,13 +109,13 @@ class MelanomaCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
-        """Return the trainer with `LastCheckpoint`, and our bar unless another is named.
+        """Return the trainer with our progress bar, unless another is named.
 
         The device is chosen here, past the config that is saved: a run may go on elsewhere.
         """
         config = self.config_init[self.subcommand].trainer
         choose_device(config)
-        own: list[Callback] = [LastCheckpoint()]
+        own: list[Callback] = []
         named = config.callbacks or []
         if config.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in named

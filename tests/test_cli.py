@@ -159,7 +159,35 @@ def test_a_signal_leaves_the_last_step_and_the_run_goes_on(tmp_path, folder, num
     ended = torch.load(second / "checkpoints/last.ckpt", weights_only=True)
     # Nothing lost, nothing twice: 800 training records in batches of 8, twelve epochs.
     assert stopped["global_step"] < ended["global_step"] == 12 * 100
-    assert [row["epoch"] for row in ended["history"]] == list(range(12))
+    assert [row["epoch"] for row in ended["epochs"]["history"]] == list(range(12))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_steps_to_the_same_end(tmp_path, folder):
+    write_shards(tmp_path / "many", num_shards=5, num_records=40)
+    write_shards(tmp_path / "many", num_shards=1, num_records=5, prefix="test", start=5000)
+    # Every step: a process of this size ends before it can be killed between others.
+    words = ["--trainer.max_epochs", "4", "--last_checkpoint.every_n_steps", "1"]
+    process = start(tmp_path / "many", folder, *words)
+    run = folder / "runs/melanoma"
+    for _ in range(1200):
+        if (run / "version_0/metrics.csv").exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    last = run / "version_0/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] < 4 * 20
+    main(["fit", "--ckpt_path", str(last)])
+    fit(tmp_path / "many", *words, epochs=4)
+    histories = [
+        torch.load(run / f"version_{n}/checkpoints/last.ckpt", weights_only=True)["epochs"]
+        for n in (1, 2)
+    ]
+    assert histories[0]["history"] == histories[1]["history"]
+    submissions = [(run / f"version_{n}/submission.csv").read_bytes() for n in (1, 2)]
+    assert submissions[0] == submissions[1]
 
 
 @pytest.mark.slow
@@ -199,7 +227,7 @@ def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):
     name = "network.head.weight"
     assert not torch.equal(checkpoint["state_dict"][name], checkpoint["current_model_state"][name])
     num_validated = len(pd.read_csv(run / "predictions/val.csv"))
-    assert checkpoint["state_dict"]["class_counts"].sum() == 32 - num_validated
+    assert checkpoint["state_dict"]["prior.counts"].sum() == 32 - num_validated
     best = str(run / "checkpoints/best.ckpt")
     main(["validate", "--ckpt_path", best, "--experiment", "again"])
     row = pd.read_csv(folder / "runs/again/version_0/metrics.csv").iloc[0]

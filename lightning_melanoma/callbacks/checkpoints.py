@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -52,15 +53,32 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the last epoch, or the last step before Ctrl-C, SIGTERM or an error."""
+    """Keeps ``last.ckpt``, from which `fit --ckpt_path` goes on as if it had never stopped.
 
-    def __init__(self) -> None:
+    It is the last epoch, the last step ahead of a validation that has not ended, or the last step
+    before Ctrl-C, SIGTERM or an error.
+
+    Args:
+        every_n_steps: keep one every so many steps, too, for a process that may be killed without
+            a word; 0 for none.
+
+    Raises:
+        ValueError: `every_n_steps` is negative.
+    """
+
+    def __init__(self, every_n_steps: int = 0) -> None:
+        if every_n_steps < 0:
+            raise ValueError(
+                f"last_checkpoint.every_n_steps: expected 0 or more, found {every_n_steps}"
+            )
         super().__init__(
             filename="last",
             enable_version_counter=False,
             save_on_train_epoch_end=True,
             save_on_exception=True,
         )
+        self._every_n_steps = every_n_steps
+        self._last_step_kept = 0
 
     @property
     def state_key(self) -> str:
@@ -69,6 +87,38 @@ class LastCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start afresh: the earlier run's file stays where it is."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Keep a step when it is due.
+
+        Ahead of the next one, when the outputs of the last have been taken by everybody.
+        """
+        step = trainer.global_step
+        # With accumulated gradients, only the first batch behind a step has none to lose.
+        is_due = self._every_n_steps and batch_idx and step % self._every_n_steps == 0
+        if is_due and step != self._last_step_kept:
+            self._keep(trainer)
+            self._last_step_kept = step
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch's last step: within a validation, averaged weights stand in the model."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._keep(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the last step, unless a validation has begun since: then it has been kept."""
+        if not trainer.validating:
+            super().on_exception(trainer, pl_module, exception)
+
+    def _keep(self, trainer: pl.Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            # The end of the epoch, at the same step, is to be kept as well.
+            self._last_global_step_saved = -1
 
 
 class StopWhenFlat(EarlyStopping):

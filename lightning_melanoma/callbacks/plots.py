@@ -56,7 +56,7 @@ class TrainingPlots(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the epochs of an earlier run as drawn: their outputs are not in its checkpoint."""
-        self._num_seen = self._num_drawn = len(cast("MelanomaClassifier", pl_module).history)
+        self._num_seen = self._num_drawn = len(cast("MelanomaClassifier", pl_module).epochs.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the epoch before, whose row of metrics is complete by now."""
@@ -71,10 +71,10 @@ class TrainingPlots(Callback):
         log_dir = trainer.log_dir
         if not trainer.is_global_zero or log_dir is None:
             return
-        num_epochs = len(task.history)
+        num_epochs = len(task.epochs.history)
         if num_epochs > self._num_seen:
             self._num_seen = num_epochs
-            self._warn_of_overfitting(task.history)
+            self._warn_of_overfitting(task.epochs.history)
         if num_epochs - self._num_drawn >= every:
             self._num_drawn = num_epochs
             self._draw(task, trainer.datamodule, Path(log_dir) / "plots")  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ class TrainingPlots(Callback):
     def _draw(
         self, task: "MelanomaClassifier", datamodule: "MelanomaDataModule", folder: Path
     ) -> None:
-        history = task.history
+        history = task.epochs.history
         curves = curves_figure(history, best_epoch(history), rising_since(history))
         save_figure(curves, folder / "curves.png")
         views = task.sample_batch_views()
@@ -97,7 +97,7 @@ class TrainingPlots(Callback):
         else:
             before, after = (view.numpy() for view in views)
             save_figure(augmentations_figure(before, after), folder / "augmentations.png")
-        outputs = task.epoch_outputs.get("val")
+        outputs = task.epochs.outputs.get("val")
         if outputs is None or not len(outputs.rows):
             self._say_once("plots: curves and augmentations only, nothing was validated")
         elif not np.isfinite(outputs.logits).all():
@@ -122,8 +122,8 @@ def _draw_rankings(task: "MelanomaClassifier", outputs: "EpochOutputs", folder: 
     validation = outputs.targets, outputs.logits
     training: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
     # Undefined where images are mixed: then the logits do not belong to the targets.
-    if math.isfinite(task.history[-1].get("train_auroc", math.nan)):
-        training = task.epoch_outputs["train"].targets, task.epoch_outputs["train"].logits
+    if math.isfinite(task.epochs.history[-1].get("train_auroc", math.nan)):
+        training = task.epochs.outputs["train"].targets, task.epochs.outputs["train"].logits
     save_figure(roc_figure(*validation, training=training), folder / "roc.png")
     figure = precision_recall_figure(*validation, training=training)
     save_figure(figure, folder / "precision_recall.png")
@@ -135,7 +135,7 @@ def _draw_probabilities(
     datamodule: "MelanomaDataModule",
     folder: Path,
 ) -> None:
-    targets, threshold = outputs.targets, task.prevalence
+    targets, threshold = outputs.targets, task.prior.prevalence
     probabilities = task.probabilities(outputs.logits)
     figure = probabilities_figure(targets, probabilities, threshold=threshold)
     save_figure(figure, folder / "probabilities.png")

@@ -105,7 +105,7 @@ class SubmissionWriter(pl.Callback):
         records = records.iloc[rows]
         # -1 says that a record is in no fold.
         records = records.assign(fold=records["fold"].where(records["fold"] >= 0))
-        table = prediction_table(records, logits, shift=-task.shift)
+        table = prediction_table(records, logits, shift=-task.prior.shift)
         if split == "test":
             rows_to_submit = submission(table)
             check_submission(rows_to_submit, list(expected))

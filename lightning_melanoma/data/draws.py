@@ -17,8 +17,8 @@ NUM_DRAWS = 128
 
 # The increment of SplitMix64: 2**64 divided by the golden ratio, made odd.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-# Order and draws of one (seed, epoch) come from different streams.
-_DRAWS, _ORDER = 0, 1
+# Order, draws and steps of one (seed, epoch) come from different streams.
+_DRAWS, _ORDER, _STEPS = 0, 1, 2
 
 
 def record_keys(image_names: Iterable[str]) -> NDArray[np.uint64]:
@@ -52,6 +52,17 @@ def record_order(seed: int, epoch: int, num_records: int) -> NDArray[np.int64]:
         numbers = np.arange(num_records, dtype=np.uint64)
         hashes = _mix(numbers * _GOLDEN + _stream(seed, epoch, _ORDER))
     return np.argsort(hashes, kind="stable")
+
+
+def step_seed(seed: int, epoch: int, step: int, *, rank: int = 0) -> int:
+    """Return the seed, in [0, 2**63), for what the device itself draws in one step of an epoch.
+
+    That is dropout and the noise of pixels. `rank` sets processes apart.
+    """
+    with np.errstate(over="ignore"):
+        place = _stream(seed, epoch, _STEPS) + np.uint64(step) * _GOLDEN
+        bits = _mix(_mix(place) + np.uint64(rank) * _GOLDEN)
+    return int(bits[0] >> np.uint64(1))
 
 
 def _stream(seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:

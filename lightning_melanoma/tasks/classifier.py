@@ -5,6 +5,7 @@ own parameter groups. Constructors take numbers, names, lists and flat tables on
 ``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
 """
 
+import os
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.geometry import dihedral
 from lightning_melanoma.augment.pipeline import BatchAugment
+from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.decisions.prior import prior_shift
-from lightning_melanoma.predictions import probabilities_of
+from lightning_melanoma.tasks.class_prior import ClassPrior
+from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
 from lightning_melanoma.tasks.losses import (
     ClassWeights,
     OutputBias,
@@ -35,14 +37,8 @@ from lightning_melanoma.tasks.optimizers import (
     make_optimizer,
     make_schedule,
 )
-from lightning_melanoma.tasks.outputs import (
-    EpochOutputs,
-    OutputCollector,
-    StepOutputs,
-    TrainingOutputs,
-    epoch_metrics,
-    step_outputs,
-)
+from lightning_melanoma.tasks.outputs import StepOutputs, TrainingOutputs, step_outputs
+from lightning_melanoma.tasks.place import keep_place, take_place
 
 # Images shown before and after augmentation.
 _NUM_VIEWS = 12
@@ -68,8 +64,8 @@ class MelanomaClassifier(pl.LightningModule):
             symmetries of the square).
 
     Attributes:
-        history: one row of metrics a finished epoch.
-        epoch_outputs: of the last finished epoch, by `train` and `val`.
+        prior: counts and weights of the classes, and probabilities by them.
+        epochs: the metrics of every finished epoch, and the outputs of the last.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -100,16 +96,9 @@ class MelanomaClassifier(pl.LightningModule):
         self.save_hyperparameters(logger=False)
         check_loss_settings(label_smoothing, focal_gamma, class_weights)
         self.augment = BatchAugment(augment, augment_changes)
-        self.register_buffer("class_counts", torch.zeros(2, dtype=torch.int64))
-        self.register_buffer("class_weights", torch.ones(2))
-        self.class_counts: Tensor
-        self.class_weights: Tensor
-        self.history: list[dict[str, float]] = []
-        self.epoch_outputs: dict[str, EpochOutputs] = {}
-        self._collectors = {"train": OutputCollector(), "val": OutputCollector()}
+        self.prior = ClassPrior()
+        self.epochs = EpochJudge()
         self._views: tuple[Tensor, Tensor] | None = None
-        self._learning_rate = 0.0
-        self._val_metrics: dict[str, float] = {}
 
     def register_normalization(self) -> None:
         """Take mean and std from the network; subclasses call it once they have built that."""
@@ -122,13 +111,12 @@ class MelanomaClassifier(pl.LightningModule):
         """Take weights and bias from the training split's counts, once in a model's life."""
         # Batches come in channels-last memory; convolutions are fastest when their weights agree.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-        if stage != "fit" or self.class_counts.any():
+        if stage != "fit" or self.prior.is_known:
             return
         counts = self.trainer.datamodule.class_counts()  # type: ignore[attr-defined]  # ours
         weights = class_weights(counts, self.hparams["class_weights"])
         bias = output_bias(counts, weights, rule=self.hparams["output_bias"])
-        self.class_counts.copy_(torch.tensor(counts))
-        self.class_weights.copy_(torch.tensor(weights))
+        self.prior.set(counts, weights)
         nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
 
     def forward(self, images: Tensor) -> Tensor:
@@ -137,26 +125,19 @@ class MelanomaClassifier(pl.LightningModule):
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (N,) float64, the probabilities behind the logits, class weights undone."""
-        return probabilities_of(logits, shift=-self.shift)
+        return self.prior.probabilities(logits)
 
-    @property
-    def shift(self) -> float:
-        """What the class weights added to every logit."""
-        benign, melanoma = self.class_weights.tolist()
-        return prior_shift((benign, melanoma))
-
-    @property
-    def prevalence(self) -> float:
-        """Share of melanomas in the training split."""
-        benign, melanoma = self.class_counts.tolist()
-        return float(melanoma / (benign + melanoma))
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(step_seed(seed, self.current_epoch, batch_idx, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
         """Return the weighted loss of an augmented batch, the mean of its valid rows, and more."""
         with torch.no_grad():
             images, targets = self.augment(batch.images, batch.targets, batch.valid, batch.draws)
         # The schedule moves on behind the step; the log says the rate that was used.
-        self._learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        self.epochs.learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         logits = self._classify(images)
         losses = self._losses(logits, targets)
         found: TrainingOutputs = {
@@ -170,12 +151,12 @@ class MelanomaClassifier(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Keep what the step returned until the end of the epoch."""
         found = cast("TrainingOutputs", outputs)
-        self._collectors["train"].keep(found["outputs"])
+        self.epochs.keep("train", found["outputs"])
         self._views = found.get("views", self._views)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the outputs of a validation that was broken off."""
-        self._collectors["val"] = OutputCollector()
+        self.epochs.forget("val")
 
     def validation_step(  # type: ignore[override]  # Lightning takes any tree of tensors
         self, batch: Batch, batch_idx: int
@@ -194,7 +175,7 @@ class MelanomaClassifier(pl.LightningModule):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what the step returned until the end of the epoch."""
-        self._collectors["val"].keep(cast("StepOutputs", outputs))
+        self.epochs.keep("val", cast("StepOutputs", outputs))
 
     #: A labelled test batch is judged as one of validation.
     test_step = validation_step  # type: ignore[assignment]  # likewise
@@ -210,13 +191,13 @@ class MelanomaClassifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Judge the validation split."""
         if self.trainer.sanity_checking:
-            self._collectors["val"] = OutputCollector()
+            self.epochs.forget("val")
             return
-        self._val_metrics = self._judge("val")
+        metrics = self._judge("val")
         # While fitting, the loggers get one row an epoch, from on_train_epoch_end.
         # Every rank has the same numbers, of the whole split.
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(self._on_host(self._val_metrics), logger=not fitting, sync_dist=True)
+        self.log_dict(self._on_host(metrics), logger=not fitting, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Judge the labelled test split."""
@@ -226,14 +207,11 @@ class MelanomaClassifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Judge the training split and log one row for the epoch."""
-        row = {
-            "epoch": self.current_epoch,
-            "step": self.global_step,
-            **self._judge("train"),
-            **self._val_metrics,
-            "lr": self._learning_rate,
-        }
-        self.history.append(row)
+        row = self.epochs.close_epoch(
+            self._judge("train"),
+            epoch=self.current_epoch,
+            step=self.global_step,
+        )
         # Past self.log, which rounds to float32.
         for logger in self.loggers:
             logger.log_metrics(row, self.global_step)
@@ -242,12 +220,13 @@ class MelanomaClassifier(pl.LightningModule):
         names = ("train_loss", "val_auroc")
         shown: dict[str, float] = {name: row[name] for name in names if name in row}
         self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
-        self._val_metrics = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and the class that this is a checkpoint of."""
-        checkpoint["history"] = self.history
+        checkpoint["epochs"] = self.epochs.state_dict()
         checkpoint["model_class"] = type(self).__name__
+        if self._trainer is not None and "loops" in checkpoint:
+            keep_place(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the curves up again.
@@ -261,7 +240,9 @@ class MelanomaClassifier(pl.LightningModule):
                 f"checkpoint: expected one of {type(self).__name__}, found {found}; "
                 "give the --model that it was trained as, or none"
             )
-        self.history = list(checkpoint["history"])
+        self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
+        if self._trainer is not None and "loops" in checkpoint:
+            take_place(self.trainer, checkpoint)
 
     def sample_batch_views(self) -> tuple[Tensor, Tensor] | None:
         """Return some images of the run's first batch before and after augmentation.
@@ -311,7 +292,7 @@ class MelanomaClassifier(pl.LightningModule):
         return weighted_bce(
             logits,
             targets,
-            self.class_weights,
+            self.prior.weights,
             label_smoothing=self.hparams["label_smoothing"],
             focal_gamma=self.hparams["focal_gamma"],
         )
@@ -331,13 +312,17 @@ class MelanomaClassifier(pl.LightningModule):
         device = self.device if self.device.type == "cuda" else torch.device("cpu")
         return {name: torch.tensor(value, device=device) for name, value in values.items()}
 
-    def _judge(self, split: Literal["train", "val"]) -> dict[str, float]:
-        outputs = self._collectors[split].take(self.all_gather)  # type: ignore[arg-type]  # one in, one out
-        self.epoch_outputs[split] = outputs
-        found = epoch_metrics(
-            outputs,
-            shift=self.shift,
-            prevalence=self.prevalence,
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Return values from all ranks, with a new first axis where there are several."""
+        if self.trainer.world_size == 1:
+            return values
+        return cast("Tensor", self.all_gather(values.to(self.device)))
+
+    def _judge(self, split: JudgedSplit) -> dict[str, float]:
+        return self.epochs.judge(
+            split,
+            self._gathered,
+            shift=self.prior.shift,
+            prevalence=self.prior.prevalence,
             mixes_targets=split == "train" and self.augment.mixes_targets,
         )
-        return {f"{split}_{name}": value for name, value in found.items()}

@@ -66,6 +66,10 @@ class FinetuneClassifier(MelanomaClassifier):
                 "all gradients; name the former, or set model.freeze_epochs 0"
             )
 
+    def on_train_start(self) -> None:
+        """Freeze or not, as the epoch wants, when a run goes on in the middle of it."""
+        self.on_train_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         """Freeze the backbone for the first epochs, then let it go."""
         if self.current_epoch < self.hparams["freeze_epochs"]:

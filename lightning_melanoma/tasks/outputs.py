@@ -90,23 +90,45 @@ class OutputCollector:
         """Return all rows since the last call and forget them.
 
         Args:
-            gather: brings a tensor together from all ranks, with a new first axis where there are
-                several.
+            gather: brings a tensor of the CPU together from all ranks, with a new first axis where
+                there are several.
         """
         if not self._integers:
             return EpochOutputs(np.empty(0, np.int64), *[np.empty(0, np.float32)] * 4)
-        device = self._integers[0].device
-        # Joined on the host: on a device that compiles, each number of steps would be one program.
-        integers = torch.cat([part.cpu() for part in self._integers])
-        parts = torch.cat([part.cpu() for part in self._floats], dim=1)
+        integers, parts = self._on_host()
         self._integers, self._floats = [], []
-        rows = gather(integers.to(device)).cpu().reshape(-1).numpy()
-        floats = gather(parts.to(device)).cpu()
+        rows = gather(integers).cpu().reshape(-1).numpy()
+        floats = gather(parts).cpu()
         # (ranks, 4, N) or (4, N) to (4, ranks x N).
         columns = floats.reshape(-1, *floats.shape[-2:]).transpose(0, 1).reshape(4, -1).numpy()
         order = np.argsort(rows, kind="stable")
         order = order[np.searchsorted(rows[order], 0) :]
         return EpochOutputs(rows[order], *columns[:, order])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what was kept so far, on the CPU."""
+        if not self._integers:
+            return {}
+        rows, columns = self._on_host()
+        return {"rows": rows, "columns": columns}
+
+    def load_state_dict(self, state: dict[str, Tensor], *, rank: int) -> None:
+        """Go on from what `state_dict` returned, in the process of rank 0.
+
+        Args:
+            state: what rank 0 had kept.
+            rank: of this process. The others get as many rows of fill: what is gathered must have
+                one length everywhere.
+        """
+        self._integers, self._floats = [], []
+        if state:
+            rows = state["rows"] if rank == 0 else torch.full_like(state["rows"], -1)
+            self._integers, self._floats = [rows], [state["columns"]]
+
+    def _on_host(self) -> tuple[Tensor, Tensor]:
+        # Joined on the host: on a device that compiles, each number of steps would be one program.
+        rows = torch.cat([part.cpu() for part in self._integers])
+        return rows, torch.cat([part.cpu() for part in self._floats], dim=1)
 
 
 def epoch_metrics(

@@ -11,9 +11,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_melanoma.callbacks.plots import TrainingPlots, best_epoch
 from lightning_melanoma.predictions import probabilities_of
+from lightning_melanoma.tasks.class_prior import ClassPrior
+from lightning_melanoma.tasks.judging import EpochJudge
 
 PLOTS = {"curves", "roc", "precision_recall", "probabilities", "augmentations", "mistakes"}
 NUM_ROWS = 40
+
+
+def drawn_into(epochs):
+    return lambda self, task, *_: epochs.append(task.epochs.history[-1]["epoch"])
 
 
 class Outputs(NamedTuple):
@@ -38,13 +44,12 @@ class Data(pl.LightningDataModule):
 class Task(pl.LightningModule):
     """Follows a script instead of learning: what a callback may ask of a task, and no more."""
 
-    prevalence = 0.1
-
     def __init__(self, val_log_losses, val_outputs, views=True):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.history = []
-        self.epoch_outputs = {}
+        self.prior = ClassPrior()
+        self.prior.set((90, 10), (1.0, 1.0))
+        self.epochs = EpochJudge()
         self._script = val_log_losses, val_outputs, views
 
     def training_step(self, batch):
@@ -52,7 +57,7 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_end(self):
         losses, val_outputs, _ = self._script
-        self.history.append(
+        self.epochs.history.append(
             {
                 "epoch": self.current_epoch,
                 "train_log_loss": 1 / (1 + self.current_epoch),
@@ -61,7 +66,7 @@ class Task(pl.LightningModule):
                 "val_auroc": 0.8,
             }
         )
-        self.epoch_outputs = {"train": outputs(), "val": val_outputs}
+        self.epochs.outputs = {"train": outputs(), "val": val_outputs}
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -105,29 +110,23 @@ def test_training_leaves_all_six_plots(tmp_path):
 
 def test_each_epoch_is_drawn_once(tmp_path, monkeypatch):
     epochs = []
-    monkeypatch.setattr(
-        TrainingPlots, "_draw", lambda self, task, *_: epochs.append(task.history[-1]["epoch"])
-    )
+    monkeypatch.setattr(TrainingPlots, "_draw", drawn_into(epochs))
     fit(Task([0.5] * 4, outputs()), tmp_path)
     assert epochs == [0, 1, 2, 3]
 
 
 def test_last_epoch_is_drawn_whatever_the_interval(tmp_path, monkeypatch):
     epochs = []
-    monkeypatch.setattr(
-        TrainingPlots, "_draw", lambda self, task, *_: epochs.append(task.history[-1]["epoch"])
-    )
+    monkeypatch.setattr(TrainingPlots, "_draw", drawn_into(epochs))
     fit(Task([0.5] * 5, outputs()), tmp_path, TrainingPlots(every_n_epochs=2))
     assert epochs == [1, 3, 4]
 
 
 def test_epochs_of_an_earlier_run_are_not_drawn_again(tmp_path, monkeypatch):
     epochs = []
-    monkeypatch.setattr(
-        TrainingPlots, "_draw", lambda self, task, *_: epochs.append(task.history[-1]["epoch"])
-    )
+    monkeypatch.setattr(TrainingPlots, "_draw", drawn_into(epochs))
     task = Task([0.5], outputs())
-    task.history = [{"epoch": -1, "val_log_loss": 0.5}]
+    task.epochs.history = [{"epoch": -1, "val_log_loss": 0.5}]
     fit(task, tmp_path)
     assert epochs == [0]
 

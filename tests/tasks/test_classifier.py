@@ -45,35 +45,35 @@ def test_the_first_loss_is_its_closed_form(data, tmp_path, weights):
     trainer(tmp_path).fit(task, data)
     benign, melanoma = data.class_counts()
     prior = melanoma / (benign + melanoma)
-    w0, w1 = task.class_weights.tolist()
+    w0, w1 = task.prior.weights.tolist()
     expected = -(w1 * prior * math.log(prior) + w0 * (1 - prior) * math.log(1 - prior))
     # The head's first weights have a standard deviation of 0.001, so logits differ from the bias a
     # little.
-    assert task.history[0]["train_loss"] == pytest.approx(expected, rel=0.02)
+    assert task.epochs.history[0]["train_loss"] == pytest.approx(expected, rel=0.02)
 
 
 def test_the_first_mean_probability_is_the_prevalence(data, tmp_path):
     task = scratch(class_weights="none", learning_rate=0.0)
     trainer(tmp_path).fit(task, data)
-    probabilities = task.probabilities(task.epoch_outputs["val"].logits)
-    assert probabilities.mean() == pytest.approx(task.prevalence, rel=0.02)
+    probabilities = task.probabilities(task.epochs.outputs["val"].logits)
+    assert probabilities.mean() == pytest.approx(task.prior.prevalence, rel=0.02)
 
 
 def test_class_weights_are_undone_in_the_probability(data, tmp_path):
     task = scratch(class_weights="balanced", output_bias="balanced", learning_rate=0.0)
     trainer(tmp_path).fit(task, data)
-    probabilities = task.probabilities(task.epoch_outputs["val"].logits)
-    assert probabilities.mean() == pytest.approx(task.prevalence, rel=0.02)
+    probabilities = task.probabilities(task.epochs.outputs["val"].logits)
+    assert probabilities.mean() == pytest.approx(task.prior.prevalence, rel=0.02)
 
 
 def test_masked_rows_change_nothing(data, tmp_path):
     # 27 training records in batches of 8: the last has 5 rows of fill.
     task = scratch(augment="none", learning_rate=0.0, dropout=0.0)
     trainer(tmp_path).fit(task, data)
-    outputs = task.epoch_outputs["train"]
+    outputs = task.epochs.outputs["train"]
     assert outputs.rows.tolist() == list(range(len(data.table("train"))))
     losses = outputs.losses.astype(float)
-    assert task.history[0]["train_loss"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert task.epochs.history[0]["train_loss"] == pytest.approx(losses.mean(), rel=1e-6)
 
 
 def test_one_row_of_metrics_an_epoch_has_every_name_of_the_design(data, tmp_path):
@@ -101,7 +101,7 @@ def test_one_row_of_metrics_an_epoch_has_every_name_of_the_design(data, tmp_path
     }
     row = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
     assert row["epoch"] == "1"
-    assert float(row["val_auroc"]) == task.history[1]["val_auroc"]
+    assert float(row["val_auroc"]) == task.epochs.history[1]["val_auroc"]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_every_kind_of_training_takes_a_step(data, tmp_path, settings):
         not torch.equal(a, b) for a, b in zip(before, task.network.parameters(), strict=True)
     ]
     assert all(changed)
-    assert math.isfinite(task.history[0]["train_loss"])
+    assert math.isfinite(task.epochs.history[0]["train_loss"])
     mixes = "augment_changes" in settings
-    assert math.isnan(task.history[0]["train_auroc"]) == mixes
+    assert math.isnan(task.epochs.history[0]["train_auroc"]) == mixes
 
 
 def test_test_time_augmentation_is_the_mean_over_symmetries(data, tmp_path):
@@ -156,9 +156,9 @@ def test_a_checkpoint_loads_with_weights_only_and_keeps_what_probabilities_need(
     path = fitted_checkpoint(task, data, tmp_path)
     assert torch.load(path, weights_only=True)["model_class"] == "ScratchClassifier"
     loaded = ScratchClassifier.load_from_checkpoint(path, weights_only=True)
-    assert loaded.shift == task.shift
-    assert loaded.prevalence == task.prevalence
-    assert loaded.history == task.history
+    assert loaded.prior.shift == task.prior.shift
+    assert loaded.prior.prevalence == task.prior.prevalence
+    assert loaded.epochs.history == task.epochs.history
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded.eval()(images), task.eval()(images))
 
@@ -240,6 +240,6 @@ def test_an_undefined_auroc_does_not_end_the_run(shards, tmp_path):
     )
     task = scratch()
     trainer(tmp_path, max_epochs=2).fit(task, data)
-    assert len(task.history) == 2
-    assert math.isnan(task.history[1]["val_auroc"])
-    assert np.isfinite(task.history[1]["val_log_loss"])
+    assert len(task.epochs.history) == 2
+    assert math.isnan(task.epochs.history[1]["val_auroc"])
+    assert np.isfinite(task.epochs.history[1]["val_log_loss"])
