@@ -14,6 +14,7 @@ from lightning_melanoma.data import splits
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.sampling import Sampling
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
 from lightning_melanoma.records.storage import cache_dir
@@ -37,6 +38,11 @@ class MelanomaDataModule(pl.LightningDataModule):
         train: shards to train on: a path, glob, folder or URL, or a list of them.
         val: shards to validate on; None holds fold `fold` of `num_folds` out of `train`.
         test: shards to predict; they need no target.
+        extra_train: shards that are trained on besides, and never validated on.
+        extra_rate: share of an epoch's images that come from them, in (0, 1); None for all of them,
+            each once.
+        positive_rate: share of melanomas in an epoch, in (0, 1), for which they are repeated; None
+            for each once. Class weights and output bias are then those of what the epoch shows.
         metadata: a CSV in Kaggle's columns that is joined on `image_name`: names instead of codes,
             and the patient.
         split: `patients` holds out whole patients, stratified by target and source, whatever the
@@ -61,6 +67,9 @@ class MelanomaDataModule(pl.LightningDataModule):
         train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         test: str | list[str] | None = None,
+        extra_train: str | list[str] | None = None,
+        extra_rate: float | None = None,
+        positive_rate: float | None = None,
         metadata: str | None = None,
         split: splits.FoldRule | None = None,
         num_folds: int | None = None,
@@ -116,9 +125,19 @@ class MelanomaDataModule(pl.LightningDataModule):
         return self._splits[split].table
 
     def class_counts(self) -> tuple[int, int]:
-        """Return how many (benign, melanoma) records the training split has."""
-        positives = int(self.table("train")["target"].sum())
-        return len(self.table("train")) - positives, positives
+        """Return how many (benign, melanoma) records the training split has, extra ones aside.
+
+        They are the population whose prevalence counts.
+        """
+        table = self.table("train")
+        if "is_extra" in table:
+            table = table[~table["is_extra"]]
+        positives = int(table["target"].sum())
+        return len(table) - positives, positives
+
+    def shown_counts(self) -> tuple[int, int]:
+        """Return how many (benign, melanoma) images an epoch of training shows."""
+        return self._sampling().counts
 
     def images(self, split: SplitName, rows: Sequence[int]) -> NDArray[np.uint8]:
         """Return the images of some rows of a table, (N, image_size, image_size, 3) uint8 RGB."""
@@ -137,13 +156,13 @@ class MelanomaDataModule(pl.LightningDataModule):
                 self._splits[split].shards,
                 image_size=hparams["image_size"],
                 batch_size=hparams["batch_size"],
-                # Set by seed_everything, the same in every process.
-                seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+                seed=_seed(),
                 shuffle=split == "train",
                 rank=self.trainer.global_rank if self.trainer else 0,
                 world_size=self.trainer.world_size if self.trainer else 1,
                 decode_threads=hparams["decode_threads"],
                 on_corrupt=hparams["on_corrupt"],
+                sampling=self._sampling() if split == "train" else None,
             )
             self._loaders[split] = MelanomaLoader(
                 dataset,
@@ -197,6 +216,16 @@ class MelanomaDataModule(pl.LightningDataModule):
             self.prepare_data()
             self.setup("predict" if split == "test" else "fit")
 
+    def _sampling(self) -> Sampling:
+        table = self.table("train")
+        return Sampling(
+            table["target"].to_numpy(np.float32),
+            table.get("is_extra", pd.Series(data=False, index=table.index)).to_numpy(np.bool_),
+            seed=_seed(),
+            extra_rate=self.hparams["extra_rate"],
+            positive_rate=self.hparams["positive_rate"],
+        )
+
     def _setup_training(self) -> None:
         exclusion = Exclusion(self.hparams["exclude"])
         train = self._read("train", exclusion)
@@ -210,11 +239,18 @@ class MelanomaDataModule(pl.LightningDataModule):
             by = self.hparams["split"] or usual
             train.table["fold"] = splits.assign_folds(train, by, num_folds=self.num_folds)
             train, val = splits.hold_out(train, self.hparams["fold"])
-        exclusion.report()
         splits.check_classes(train, val)
         splits.check_patients(train)
-        if not self.hparams["allow_patient_overlap"]:
+        checks_overlap = not self.hparams["allow_patient_overlap"]
+        if checks_overlap:
             splits.check_overlap(train, val, splits_itself=self.hparams["val"] is None)
+        if self.hparams["extra_train"] is not None:
+            extra = self._read("extra_train", exclusion)
+            require_targets(extra, "data.extra_train")
+            if checks_overlap:
+                splits.check_extra(extra, val)
+            train = splits.add_extra(train, extra)
+        exclusion.report()
         self._splits["train"], self._splits["val"] = train, val
 
     def _setup_test(self, stage: str) -> None:
@@ -228,8 +264,12 @@ class MelanomaDataModule(pl.LightningDataModule):
         splits.check_names(test, "data.test")
         self._splits["test"] = test
 
-    def _read(self, split: SplitName, exclusion: Exclusion | None = None) -> Split:
-        paths = demo_data(cache_dir()).as_posix() if self._is_demo else self.hparams[split]
+    def _read(
+        self, split: SplitName | Literal["extra_train"], exclusion: Exclusion | None = None
+    ) -> Split:
+        paths = self.hparams[split]
+        if self._is_demo and split != "extra_train":
+            paths = demo_data(cache_dir()).as_posix()
         if paths is None:
             raise ValueError(
                 f"data.{split}: expected shards, found none; give --data.{split} PATH "
@@ -237,11 +277,16 @@ class MelanomaDataModule(pl.LightningDataModule):
             )
         return read_split(
             paths,
-            prefix=split,
+            prefix=split.removeprefix("extra_"),
             metadata=self.hparams["metadata"],
             on_corrupt=self.hparams["on_corrupt"],
             exclusion=exclusion,
         )
+
+
+def _seed() -> int:
+    # Set by seed_everything, the same in every process.
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def _at_least(lowest: int, **settings: int) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lightning_melanoma.data.decode import ImageError, decode_image
 from lightning_melanoma.data.draws import record_draws, record_keys, record_order
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.example import parse_example
 from lightning_melanoma.records.storage import Shard, ShardReader
@@ -50,6 +51,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         world_size: processes that share each global batch.
         decode_threads: threads that read and decode; 0 for one a core.
         on_corrupt: raise the error of a record that cannot be read, or mask its row.
+        sampling: which rows an epoch shows; None for each of the table once.
 
     Raises:
         ValueError: `world_size` does not divide `batch_size`.
@@ -68,6 +70,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         world_size: int = 1,
         decode_threads: int = 0,
         on_corrupt: OnCorrupt = "raise",
+        sampling: Sampling | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(
@@ -89,24 +92,30 @@ class MelanomaDataset(IterableDataset[Batch]):
         self._places = table[["shard", "record", "offset", "length"]].to_numpy(np.int64)
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
+        self._sampling = sampling
         self._readers: dict[int, ShardReader] = {}
         self._lock = threading.Lock()
 
     @property
     def num_records(self) -> int:
-        """Records of an epoch, all ranks together."""
-        return len(self._places)
+        """Records of an epoch, all ranks together; one that is repeated counts as often."""
+        return sum(self._sampling.counts) if self._sampling else len(self._places)
 
     @property
     def num_batches(self) -> int:
         """Global batches of an epoch: each rank yields as many."""
         return -(-self.num_records // self.batch_size)
 
-    def order(self) -> NDArray[np.int64]:
-        """Return (num_records,) int64, the rows of the table in the order of this epoch."""
-        if self.shuffle:
-            return record_order(self.seed, self.epoch, self.num_records)
-        return np.arange(self.num_records)
+    def order(self) -> EpochRows:
+        """Return the rows of the table, (num_records,) each, in the order of this epoch."""
+        if self._sampling:
+            rows, repeats = self._sampling.epoch(self.epoch)
+        else:
+            rows, repeats = np.arange(len(self._places)), np.zeros(len(self._places), np.int64)
+        if not self.shuffle:
+            return EpochRows(rows, repeats)
+        order = record_order(self.seed, self.epoch, len(rows))
+        return EpochRows(rows[order], repeats[order])
 
     def positions(self, batch: int) -> NDArray[np.int64]:
         """Return (batch_size / world_size,) int64, this rank's places in the epoch's order.
@@ -167,9 +176,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, order: NDArray[np.int64], step: int) -> "_Pending":
+    def _begin(self, pool: ThreadPoolExecutor, order: EpochRows, step: int) -> "_Pending":
         positions = self.positions(step)
-        rows = order[positions % self.num_records]
+        rows = order.rows[positions % self.num_records]
+        repeats = order.repeats[positions % self.num_records]
         pixels = np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8)
         tasks = [
             pool.submit(self._fill, pixels, rows, range(len(rows))[at : at + _ROWS_A_TASK])
@@ -179,7 +189,7 @@ class MelanomaDataset(IterableDataset[Batch]):
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.from_numpy(self._targets[rows]),
             torch.from_numpy(positions < self.num_records),
-            torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows])),
+            torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows], repeats)),
             torch.from_numpy(rows),
         )
         return _Pending(batch, tasks, self.on_corrupt)

@@ -17,6 +17,8 @@ NUM_DRAWS = 128
 
 # The increment of SplitMix64: 2**64 divided by the golden ratio, made odd.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# Odd, and no multiple of the other: the streams of a record's repeats do not meet.
+_FAR_APART = np.uint64(0xD1342543DE82EF95)
 # Order, draws and steps of one (seed, epoch) come from different streams.
 _DRAWS, _ORDER, _STEPS = 0, 1, 2
 
@@ -27,19 +29,29 @@ def record_keys(image_names: Iterable[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
-def record_draws(seed: int, epoch: int, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+def record_draws(
+    seed: int,
+    epoch: int,
+    keys: NDArray[np.uint64],
+    repeats: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
     """Return the draws of the records with these keys in one epoch.
 
     Args:
         seed: of the run.
         epoch: from 0.
         keys: (B,) uint64, from `record_keys`.
+        repeats: (B,), how often the record has come before in this epoch; None for never.
 
     Returns:
         (B, NUM_DRAWS) float32, uniform in [0, 1), of 24 bits each.
     """
     with np.errstate(over="ignore"):
-        starts = _mix(keys.astype(np.uint64) ^ _stream(seed, epoch, _DRAWS))
+        keys = keys.astype(np.uint64)
+        if repeats is not None:
+            # A melanoma that comes again is augmented in another way.
+            keys = keys + repeats.astype(np.uint64) * _FAR_APART
+        starts = _mix(keys ^ _stream(seed, epoch, _DRAWS))
         counters = np.arange(1, NUM_DRAWS + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(starts[:, None] + counters[None, :])
     # The upper 24 bits: all that a float32 in [0, 1) can hold evenly.

@@ -4,6 +4,7 @@ import logging
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_melanoma.data.folds import patient_folds, shard_folds
@@ -52,6 +53,20 @@ def hold_out(split: Split, fold: int) -> tuple[Split, Split]:
     train = split._replace(table=split.table[~held_out].reset_index(drop=True))
     # What was left out at indexing is nobody's in particular: it is reported once, with training.
     return train, Split(split.shards, split.table[held_out].reset_index(drop=True), [])
+
+
+def add_extra(train: Split, extra: Split) -> Split:
+    """Return the training split with the records of `data.extra_train` behind it.
+
+    Its table tells them apart by the column ``is_extra``.
+    """
+    table = extra.table.assign(shard=extra.table["shard"] + len(train.shards))
+    tables = [train.table.assign(is_extra=False), table.assign(is_extra=True)]
+    return Split(
+        [*train.shards, *extra.shards],
+        pd.concat(tables, ignore_index=True),
+        [*train.skipped, *extra.skipped],
+    )
 
 
 def check_classes(train: Split, val: Split) -> None:
@@ -110,14 +125,37 @@ def check_overlap(train: Split, val: Split, *, splits_itself: bool) -> None:
     Raises:
         ValueError: one is; the message names some, and the ways out.
     """
-    for column, what in (("patient", "patients"), ("image_name", "images")):
-        ids = sorted(set(train.table[column]) & set(val.table[column]) - {""})
-        if not ids:
-            continue
-        named = ", ".join(ids[:_NAMED_IDS]) + (" and so on" if len(ids) > _NAMED_IDS else "")
+    shared = _shared(train, val)
+    if shared:
+        what, found = shared
         way = "" if splits_itself else "leave data.val out and "
         raise ValueError(
-            f"data: expected no {what} in both training and validation, found {len(ids)}: {named}; "
+            f"data: expected no {what} in both training and validation, found {found}; "
             f"{way}give --data.split patients to hold out whole patients, or "
             "--data.allow_patient_overlap true to go on all the same"
         )
+
+
+def check_extra(extra: Split, val: Split) -> None:
+    """Check that no patient and no image of `data.extra_train` is validated on.
+
+    Raises:
+        ValueError: one is; the message names some.
+    """
+    shared = _shared(extra, val)
+    if shared:
+        what, found = shared
+        raise ValueError(
+            f"data.extra_train: expected no {what} that are validated on, found {found}; name "
+            "shards without them, or give --data.allow_patient_overlap true to go on all the same"
+        )
+
+
+def _shared(train: Split, val: Split) -> tuple[str, str] | None:
+    """Return what both splits have, and how many with the first ids; None where they are apart."""
+    for column, what in (("patient", "patients"), ("image_name", "images")):
+        ids = sorted(set(train.table[column]) & set(val.table[column]) - {""})
+        if ids:
+            named = ", ".join(ids[:_NAMED_IDS]) + (" and so on" if len(ids) > _NAMED_IDS else "")
+            return what, f"{len(ids)}: {named}"
+    return None

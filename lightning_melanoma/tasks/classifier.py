@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.geometry import dihedral
 from lightning_melanoma.augment.pipeline import BatchAugment
+from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.tasks.class_prior import ClassPrior
@@ -113,10 +114,11 @@ class MelanomaClassifier(pl.LightningModule):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
         if stage != "fit" or self.prior.is_known:
             return
-        counts = self.trainer.datamodule.class_counts()  # type: ignore[attr-defined]  # ours
-        weights = class_weights(counts, self.hparams["class_weights"])
-        bias = output_bias(counts, weights, rule=self.hparams["output_bias"])
-        self.prior.set(counts, weights)
+        data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
+        shown = data.shown_counts()
+        weights = class_weights(shown, self.hparams["class_weights"])
+        bias = output_bias(shown, weights, rule=self.hparams["output_bias"])
+        self.prior.set(data.class_counts(), weights, shown=shown)
         nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
 
     def forward(self, images: Tensor) -> Tensor:
@@ -319,10 +321,12 @@ class MelanomaClassifier(pl.LightningModule):
         return cast("Tensor", self.all_gather(values.to(self.device)))
 
     def _judge(self, split: JudgedSplit) -> dict[str, float]:
+        trained = split == "train"
         return self.epochs.judge(
             split,
             self._gathered,
-            shift=self.prior.shift,
-            prevalence=self.prior.prevalence,
-            mixes_targets=split == "train" and self.augment.mixes_targets,
+            # What an epoch of training shows is a population of its own.
+            shift=self.prior.weights_shift if trained else self.prior.shift,
+            prevalence=self.prior.shown_prevalence if trained else self.prior.prevalence,
+            mixes_targets=trained and self.augment.mixes_targets,
         )

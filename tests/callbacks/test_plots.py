@@ -48,7 +48,7 @@ class Task(pl.LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.prior = ClassPrior()
-        self.prior.set((90, 10), (1.0, 1.0))
+        self.prior.set((90, 10), (1.0, 1.0), shown=(90, 10))
         self.epochs = EpochJudge()
         self._script = val_log_losses, val_outputs, views
 

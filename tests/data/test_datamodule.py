@@ -3,6 +3,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import jpeg, write_shards
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
@@ -195,3 +196,31 @@ def test_class_counts_are_those_of_the_training_split(shards):
     benign, melanoma = data.class_counts()
     assert melanoma == data.table("train")["target"].sum()
     assert benign + melanoma == len(data.table("train"))
+
+
+def test_extra_records_are_trained_on_and_never_validated_on(shards, tmp_path):
+    write_shards(tmp_path / "more", num_shards=1, num_records=10, start=500)
+    data = datamodule(shards, extra_train=str(tmp_path / "more"), positive_rate=0.5)
+    table = data.table("train")
+    assert table["is_extra"].sum() == 10
+    assert not set(table["image_name"]) & set(data.table("val")["image_name"])
+    own = table[~table["is_extra"]]
+    assert data.class_counts() == (int((own["target"] == 0).sum()), int(own["target"].sum()))
+    benign, melanoma = data.shown_counts()
+    assert benign == melanoma == (table["target"] == 0).sum()
+    batches = list(data.train_dataloader())
+    rows = np.concatenate([batch.rows[batch.valid].numpy() for batch in batches])
+    assert len(rows) == benign + melanoma
+    draws = np.concatenate([batch.draws[batch.valid].numpy() for batch in batches])
+    # A record that comes again is not augmented as it was before.
+    assert len(np.unique(draws, axis=0)) == len(rows) > len(np.unique(rows))
+    extra = table["is_extra"].to_numpy()[rows]
+    images = torch.cat([batch.images[batch.valid] for batch in batches])
+    place = int(np.flatnonzero(extra)[0])
+    name = table["image_name"][rows[place]]
+    assert np.array_equal(images[place].permute(1, 2, 0), decode_image(jpeg(int(name[-7:])), 32))
+
+
+def test_an_extra_record_that_is_validated_on_is_an_error(shards):
+    with pytest.raises(ValueError, match=r"data\.extra_train: expected no patients that are val"):
+        datamodule(shards, extra_train=str(shards)).setup("fit")

@@ -243,3 +243,16 @@ def test_an_undefined_auroc_does_not_end_the_run(shards, tmp_path):
     assert len(task.epochs.history) == 2
     assert math.isnan(task.epochs.history[1]["val_auroc"])
     assert np.isfinite(task.epochs.history[1]["val_log_loss"])
+
+
+def test_repeated_melanomas_are_undone_in_the_probability(shards, tmp_path):
+    data = MelanomaDataModule(train=str(shards), image_size=32, batch_size=8, positive_rate=0.6)
+    task = scratch(class_weights="none", learning_rate=0.0)
+    trainer(tmp_path).fit(task, data)
+    assert task.prior.shown_prevalence == pytest.approx(0.6, abs=0.02)
+    logits = task.epochs.outputs["val"].logits
+    # The bias is the shown one, so that the first mean prediction is near it; undone, it is not.
+    assert (1 / (1 + np.exp(-logits))).mean() == pytest.approx(0.6, abs=0.02)
+    assert task.probabilities(logits).mean() == pytest.approx(task.prior.prevalence, rel=0.02)
+    expected = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
+    assert task.epochs.history[0]["train_log_loss"] == pytest.approx(expected, rel=0.03)
