@@ -7,6 +7,7 @@ the ``config.yaml`` of the run that it belongs to), `-c` files, flags.
 import logging
 import os
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -133,6 +134,13 @@ class MelanomaCLI(LightningCLI):
             )
         return {**kwargs, "weights_only": True}
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            _remove_if_empty(getattr(self.trainer.logger, "log_dir", None))
+            raise
+
     def after_fit(self) -> None:
         """Predict validation and test shards from the best checkpoint."""
         datamodule: MelanomaDataModule = self.datamodule
@@ -183,6 +191,16 @@ def run_trainer_command(words: Sequence[str]) -> None:
         sys.exit(128 + (received or [signal.SIGTERM])[0])
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _remove_if_empty(folder: str | None) -> None:
+    """Remove the folder of a run that ended before it had anything to keep but its settings."""
+    if folder is None or not Path(folder).is_dir():
+        return
+    if {path.name for path in Path(folder).rglob("*") if path.is_file()} <= {"config.yaml"}:
+        shutil.rmtree(folder)
+        if not any(Path(folder).parent.iterdir()):
+            Path(folder).parent.rmdir()
 
 
 def _named_checkpoint(words: Sequence[str]) -> Path | None:

@@ -121,6 +121,15 @@ def test_a_submission_takes_the_order_of_a_sample(shards, folder):
     assert list(submission["image_name"]) == names
 
 
+def test_a_run_that_could_not_begin_leaves_no_folder(shards, folder, capsys):
+    words = ["--data.train", "nofile", *SMALL]
+    assert "expected a shard" in error_of(capsys, "fit", *words)
+    assert not list(folder.rglob("version_*"))
+    words = ["--data.train", str(shards), "--data.positive_rate", "0.001", *SMALL]
+    assert "data.positive_rate" in error_of(capsys, "fit", *words)
+    assert not list(folder.rglob("version_*"))
+
+
 def test_a_fit_without_prediction_writes_none(shards, folder):
     fit(shards, "--predict_after_fit", "false", epochs=1)
     assert not {name for name in files(folder / "runs") if "submission" in name}
