@@ -23,11 +23,14 @@ from lightning_melanoma.callbacks.style import (
     STYLE,
     add_title,
     percent,
+    unit_square,
 )
 
 FloatArray = npt.NDArray[np.float64]
 Rows = tuple[npt.ArrayLike, npt.ArrayLike]
 
+# Inches of the square figures.
+_WIDTH = 6.7
 # The axis goes from 0.01 % to 99.99 % at most; what lies beyond is in its outermost bins.
 MAX_LOGIT = math.log(9999)
 TICK_PROBABILITIES = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -45,8 +48,8 @@ def roc_figure(
         scores: (N,) finite, higher means more suspect.
         training: targets and scores of training, drawn behind; None leaves them out.
     """
-    figure, axes = _square(
-        x="false positive rate (1 - specificity)", y="true positive rate (sensitivity)"
+    figure, axes = unit_square(
+        _WIDTH, x="false positive rate (1 - specificity)", y="true positive rate (sensitivity)"
     )
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     axes.text(0.53, 0.5, "a guess: 0.5", color=MUTED, size=9, va="top")
@@ -73,7 +76,7 @@ def precision_recall_figure(
         scores: (N,) finite, higher means more suspect.
         training: targets and scores of training, drawn behind; None leaves them out.
     """
-    figure, axes = _square(x="recall (sensitivity)", y="precision")
+    figure, axes = unit_square(_WIDTH, x="recall (sensitivity)", y="precision")
     for rows, color in _behind_first((targets, scores), training):
         if np.any(rows[0]):
             precision, recall, _ = metrics.precision_recall_curve(*rows)
@@ -134,15 +137,6 @@ def probabilities_figure(
     line = f"validation, {_counts(targets)}; dashed: the threshold, training's prevalence"
     add_title(figure, title, lines=[(line, MUTED)])
     return figure
-
-
-def _square(*, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.7, 6.9))
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.11, right=0.97, top=0.87, bottom=0.085)
-    # A little beyond 0 and 1, so that a line along the edge is seen whole.
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
-    return figure, axes
 
 
 def _behind_first(validation: Rows, training: Rows | None) -> list[tuple[Rows, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_melanoma.records.files import atomic_file
@@ -43,6 +44,26 @@ STYLE: dict[Any, Any] = {
     # An id may hold two dollar signs.
     "text.parse_math": False,
 }
+
+
+def unit_square(width: float, *, x: str, y: str) -> tuple[Figure, Axes]:
+    """Return a figure, `width` inches wide, of one pair of axes from 0 to 1.
+
+    Args:
+        width: in inches; the height is 0.2 more, for a title of two lines above.
+        x: what the horizontal axis shows.
+        y: what the vertical axis shows.
+    """
+    height = width + 0.2
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots()
+    # Inches for the labels on the left and below, for the title, and for the last number.
+    figure.subplots_adjust(
+        left=0.73 / width, right=1 - 0.19 / width, top=1 - 0.89 / height, bottom=0.56 / height
+    )
+    # A little beyond 0 and 1, so that a line along the edge is seen whole.
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
+    return figure, axes
 
 
 def add_title(figure: Figure, title: str, *, lines: Sequence[tuple[str, str]]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -21,6 +20,7 @@ from lightning_melanoma.callbacks.style import (
     MUTED,
     STYLE,
     add_title,
+    unit_square,
 )
 from lightning_melanoma.metrics.rows import FloatArray
 from lightning_melanoma.report.judgement import Estimate, Judgement
@@ -31,12 +31,14 @@ _COLORS = (ACCENT, "#0072b2", "#009e73", "#aa4499", "#8a6d00", CONTEXT)
 # Of a reliability diagram: so many, if that leaves as many melanomas a bin on average.
 _MAX_RELIABILITY_BINS, _MELANOMAS_A_BIN = 10, 10
 _NUM_THRESHOLDS = 200
+# Inches of a figure: two stand side by side on a page.
+_WIDTH = 5
 
 
 @mpl.rc_context(STYLE)
 def roc_figure(judgements: Sequence[Judgement]) -> Figure:
     """Draw the ROC curve of each table and its operating point."""
-    figure, axes = _square(x="1 - specificity", y="sensitivity")
+    figure, axes = unit_square(_WIDTH, x="1 - specificity", y="sensitivity")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
     for judgement, color in zip(judgements, _colors(judgements), strict=False):
         table = judgement.table
@@ -52,7 +54,7 @@ def roc_figure(judgements: Sequence[Judgement]) -> Figure:
 @mpl.rc_context(STYLE)
 def precision_recall_figure(judgements: Sequence[Judgement]) -> Figure:
     """Draw the precision-recall curve of each table, over the prevalence that a guess has."""
-    figure, axes = _square(x="sensitivity (recall)", y="precision (PPV)")
+    figure, axes = unit_square(_WIDTH, x="sensitivity (recall)", y="precision (PPV)")
     for judgement, color in zip(judgements, _colors(judgements), strict=False):
         table = judgement.table
         axes.axhline(table.is_melanoma.mean(), color=MUTED, linewidth=1, linestyle="--")
@@ -75,7 +77,7 @@ def reliability_figure(judgements: Sequence[Judgement]) -> Figure:
     Each bin has a 95 % interval of its share by Wilson's formula (1927), images counted singly. A
     bin without a melanoma has only the upper end of it.
     """
-    figure, axes = _square(x="mean predicted probability", y="share of melanomas")
+    figure, axes = unit_square(_WIDTH, x="mean predicted probability", y="share of melanomas")
     seen = []
     for place, (judgement, color) in enumerate(zip(judgements, _colors(judgements), strict=False)):
         mean, share, low, high = _bins(judgement)
@@ -104,7 +106,7 @@ def reliability_figure(judgements: Sequence[Judgement]) -> Figure:
 @mpl.rc_context(STYLE)
 def decision_curve_figure(judgements: Sequence[Judgement]) -> Figure:
     """Draw the net benefit of each table over the threshold, beside excising all or none."""
-    figure, axes = _square(x="threshold probability", y="net benefit per 1,000 images")
+    figure, axes = unit_square(_WIDTH, x="threshold probability", y="net benefit per 1,000 images")
     prevalence = max(float(j.table.is_melanoma.mean()) for j in judgements)
     highest = max(max(judgement.threshold for judgement in judgements) * 1.5, 5 * prevalence)
     thresholds: FloatArray = np.arange(_NUM_THRESHOLDS) / _NUM_THRESHOLDS * min(highest, 0.99)
@@ -123,15 +125,6 @@ def decision_curve_figure(judgements: Sequence[Judgement]) -> Figure:
     note = "dashed: all are excised; 0: none is"
     _add_head(figure, judgements, title, None, note=note)
     return figure
-
-
-def _square(*, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5, 5.2))
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.145, right=0.965, top=0.83, bottom=0.105)
-    # A little beyond 0 and 1, so that a line along the edge is seen whole.
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
-    return figure, axes
 
 
 def _colors(judgements: Sequence[Judgement]) -> list[str]:
