@@ -78,6 +78,18 @@ class Lesion(NamedTuple):
     palette: Array
 
 
+class Picture(NamedTuple):
+    """A drawn dermoscopy image, and where its lesion is.
+
+    Attributes:
+        image: (size, size, 3) uint8 RGB.
+        mask: (size, size) bool, True within the outline, whatever lies over it.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+
+
 def draw_severity(rng: np.random.Generator, target: int) -> float:
     """Return the severity of a lesion of a class (0 benign, 1 melanoma)."""
     return float(rng.normal(SEPARATION * target))
@@ -131,8 +143,8 @@ def lesion_depth(rng: np.random.Generator, lesion: Lesion, size: int) -> tuple[A
 
 def draw_picture(
     rng: np.random.Generator, lesion: Lesion, *, skin: Skin, view: View, size: int
-) -> NDArray[np.uint8]:
-    """Return the dermoscopy image of a lesion, (size, size, 3) uint8 RGB."""
+) -> Picture:
+    """Return the dermoscopy image of a lesion, `size` pixels a side, and its mask."""
     melanin, blood = skin_density(rng, skin, size)
     depth, u, v = lesion_depth(rng, lesion, size)
     cover = _coverage(lesion, depth)
@@ -145,7 +157,8 @@ def draw_picture(
         # What lies above darkens it too.
         seen = planes(veil) * np.exp(-0.5 * (skin.melanin + 0.5 * density))
         color += (seen - color) * (0.75 * alpha)
-    return photograph(rng, color, skin, view)
+    # The outline, where half of the pigment's density is seen.
+    return Picture(photograph(rng, color, skin, view), depth >= 0)
 
 
 def _outline(lesion: Lesion, around: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
 from tqdm.auto import tqdm
 
-from lightning_melanoma.data.lesions import draw_lesion, draw_picture, draw_severity
+from lightning_melanoma.data.lesions import Picture, draw_lesion, draw_picture, draw_severity
 from lightning_melanoma.data.patients import (
     TEST_COLUMNS,
     TRAIN_COLUMNS,
@@ -48,12 +50,14 @@ def synthesize(
     num_shards: int = 16,
     num_test_shards: int = 4,
     seed: int = 0,
+    masks: bool = False,
 ) -> None:
     """Write a demo data set of drawn lesions: TFRecords and CSV files as Kaggle had them.
 
     The folder gets ``train00-128.tfrec`` and so on, ``test00-128.tfrec`` and so on (no ``target``),
     ``train.csv``, ``test.csv``, ``sample_submission.csv``, and ``solution.csv`` with the targets of
-    the test images. It appears whole or not at all.
+    the test images; with `masks` also the folder ``masks``, whose PNGs are named as the ISIC's are,
+    ``DEMO_0000001_segmentation.png`` and so on. It appears whole or not at all.
 
     Args:
         out: the folder to make; it must not exist or be empty.
@@ -64,6 +68,8 @@ def synthesize(
         num_shards: training shards.
         num_test_shards: test shards.
         seed: 0 or more; equal seeds give equal bytes.
+        masks: also write where the lesion of each image is: a PNG of the image's size, 255 within
+            its outline and 0 outside. The shards are the same with and without.
 
     Raises:
         ValueError: a number is out of its range.
@@ -83,9 +89,16 @@ def synthesize(
         _write_tables(folder, train, test)
         codes = record_codes(train, test)
 
+        if masks:
+            (folder / "masks").mkdir()
+
         def payload(row: dict[str, Any]) -> bytes:
-            image, name = _draw_jpeg(row, size=image_size, seed=seed), row["image_name"]
-            return serialize_example({"image": image, "image_name": name, **codes[name]})
+            picture, quality = _draw(row, size=image_size, seed=seed)
+            name = row["image_name"]
+            if masks:
+                _write_mask(picture.mask, folder / "masks" / f"{name}_segmentation.png")
+            jpeg = simplejpeg.encode_jpeg(picture.image, quality=quality, colorsubsampling="420")
+            return serialize_example({"image": jpeg, "image_name": name, **codes[name]})
 
         # mininterval, in seconds: where stderr is a file, every step is a line of it.
         with tqdm(total=len(codes), desc="Drawing", unit="image", mininterval=1) as bar:
@@ -162,11 +175,15 @@ def _draw_shards(
             yield path, threads.map(payload, rows.to_dict("records"))
 
 
-def _draw_jpeg(row: dict[str, Any], *, size: int, seed: int) -> bytes:
+def _draw(row: dict[str, Any], *, size: int, seed: int) -> tuple[Picture, int]:
+    """Return the picture of a row of the tables, and the quality of its JPEG."""
     patient, lesion = row["patient"], row["lesion"]
     skin = draw_skin(_generator(seed, patient))
     rng = _generator(seed, patient, lesion)
     view = draw_view(rng, skin)
     drawn = draw_lesion(rng, draw_severity(rng, row["target"]))
-    image = draw_picture(rng, drawn, skin=skin, view=view, size=size)
-    return bytes(simplejpeg.encode_jpeg(image, quality=view.quality, colorsubsampling="420"))
+    return draw_picture(rng, drawn, skin=skin, view=view, size=size), view.quality
+
+
+def _write_mask(mask: NDArray[np.bool_], path: Path) -> None:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)

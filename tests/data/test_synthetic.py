@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lightning_melanoma.data import synthetic
 from lightning_melanoma.data.decode import decode_image
@@ -99,11 +100,35 @@ def test_a_picture_is_the_same_at_any_size():
         rng = np.random.default_rng(2)
         view = draw_view(rng, skin)
         lesion = draw_lesion(rng, draw_severity(rng, 1))
-        return draw_picture(rng, lesion, skin=skin, view=view, size=size).astype(float)
+        return draw_picture(rng, lesion, skin=skin, view=view, size=size).image.astype(float)
 
     halved = draw(128).reshape(64, 2, 64, 2, 3).mean((1, 3))
     # Grey levels of 255: the pixel noise and the finest hairs differ, all that is drawn does not.
     assert np.abs(halved - draw(64)).mean() < 5
+
+
+def test_masks_are_where_the_lesions_are_and_change_nothing_else(small, tmp_path):
+    synthesize(tmp_path / "demo", **SMALL, masks=True)
+    names = pd.concat([pd.read_csv(small / f"{split}.csv") for split in ("train", "test")])
+    masks = {
+        path.name.removesuffix("_segmentation.png"): np.asarray(Image.open(path))
+        for path in (tmp_path / "demo" / "masks").iterdir()
+    }
+    assert set(masks) == set(names["image_name"])
+    darker = 0
+    for path in small.glob("*.tfrec"):
+        assert path.read_bytes() == (tmp_path / "demo" / path.name).read_bytes()
+        for fields in records(path):
+            mask = masks[fields["image_name"].decode()]
+            assert mask.shape == (32, 32)
+            assert set(np.unique(mask)) == {0, 255}
+            blue = decode_image(fields["image"], 32)[..., 2].astype(float)
+            # The middle of the frame: the lens may darken its corners.
+            ring = np.zeros_like(mask)
+            ring[4:28, 4:28] = 1
+            darker += blue[mask == 255].mean() < blue[(mask == 0) & (ring == 1)].mean()
+    # Pigment takes blue light; a hair or a glint may hide that in one of 86 small pictures.
+    assert darker >= 84
 
 
 def test_severity_tells_melanomas_with_the_stated_overlap():
@@ -141,7 +166,7 @@ def test_nothing_is_left_when_it_is_broken_off(tmp_path, monkeypatch):
     def broken(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "_draw_jpeg", broken)
+    monkeypatch.setattr(synthetic, "_draw", broken)
     (tmp_path / "mounted").mkdir()
     for name in ("new", "mounted"):
         with pytest.raises(KeyboardInterrupt):
