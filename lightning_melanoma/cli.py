@@ -49,7 +49,7 @@ _ESTIMATE = {
 }
 
 # The settings that take several words, as argparse names them: without dashes, the command's own.
-_LISTS = {"audit": ("paths", "--val"), "evaluate": ("--predictions",)}
+_LISTS = {"audit": ("paths", "--val"), "evaluate": ("--predictions", "--images")}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 import lightning_melanoma
 from lightning_melanoma.records.files import atomic_folder
 from lightning_melanoma.report import curves, outcomes
+from lightning_melanoma.report.gallery import mistakes_section
 from lightning_melanoma.report.judgement import Estimate, Judgement, Settings, judge
+from lightning_melanoma.report.mistakes import Mistakes, mistakes_of, read_pictures
 from lightning_melanoma.report.page import Picture, report_page
 from lightning_melanoma.report.recalibration import Recalibration
 from lightning_melanoma.report.tables import read_tables
@@ -45,6 +47,8 @@ def evaluate(
     prevalence: float | None = None,
     num_draws: int = 2000,
     seed: int = 0,
+    images: list[str] | str | None = None,
+    anonymous: bool = False,
 ) -> None:
     """Judge prediction tables: metrics with intervals, figures, and one page that tells it all.
 
@@ -60,6 +64,10 @@ def evaluate(
             melanomas.
         num_draws: bootstrap draws of patients.
         seed: of the draws.
+        images: shards with the images, to show the most confident mistakes: paths, globs, folders
+            or URLs.
+        anonymous: leave the most confident mistakes out of what is written, which has no id and no
+            picture of an image then.
 
     Raises:
         ValueError: a table or a setting is not as it must be.
@@ -68,15 +76,18 @@ def evaluate(
     paths = [predictions] if isinstance(predictions, str) else predictions
     if num_draws < 1:
         raise ValueError(f"num_draws: expected 1 or more, found {num_draws}")
+    if anonymous and images:
+        raise ValueError("anonymous: expected no images with it, found some; leave one of them out")
     settings = Settings(sensitivity, threshold, prevalence, num_draws, seed)
     with atomic_folder(Path(out)) as folder:
         judgements = [judge(table, settings) for table in read_tables(paths, labels)]
-        text = json.dumps(_as_json(judgements, settings), indent=2, allow_nan=False)
+        mistakes = [] if anonymous else [mistakes_of(judgement) for judgement in judgements]
+        numbers = _as_json(judgements, settings, mistakes)
+        text = json.dumps(numbers, indent=2, allow_nan=False)
         (folder / "metrics.json").write_text(text + "\n")
-        pictures = _draw(judgements, folder)
-        (folder / "report.html").write_text(
-            report_page(judgements, settings, pictures), encoding="utf-8"
-        )
+        sections = _mistakes_sections(judgements, mistakes, images)
+        page = report_page(judgements, settings, _draw(judgements, folder), sections)
+        (folder / "report.html").write_text(page, encoding="utf-8")
     _log.info("%s", answer(judgements))
     _log.info("%s", Path(out) / "report.html")
 
@@ -98,12 +109,37 @@ def _draw(judgements: Sequence[Judgement], folder: Path) -> list[Picture]:
     return pictures
 
 
-def _as_json(judgements: Sequence[Judgement], settings: Settings) -> dict[str, Any]:
+def _mistakes_sections(
+    judgements: Sequence[Judgement], mistakes: Sequence[Mistakes], images: list[str] | str | None
+) -> list[str]:
+    pictures = {}
+    if images:
+        shown = dict.fromkeys(one.image_name for of in mistakes for side in of for one in side)
+        pictures = read_pictures([images] if isinstance(images, str) else images, list(shown))
+    names = [judgement.table.name if len(judgements) > 1 else "" for judgement in judgements]
+    return [
+        mistakes_section(of_table, pictures, table_name=name)
+        for of_table, name in zip(mistakes, names, strict=False)
+    ]
+
+
+def _as_json(
+    judgements: Sequence[Judgement], settings: Settings, mistakes: Sequence[Mistakes]
+) -> dict[str, Any]:
+    tables = [_table_as_json(judgement) for judgement in judgements]
+    for table, of_table in zip(tables, mistakes, strict=False):
+        table["mistakes"] = {
+            side: [
+                {"image_name": mistake.image_name, "probability": mistake.probability}
+                for mistake in getattr(of_table, side)
+            ]
+            for side in Mistakes._fields
+        }
     return {
         "version": lightning_melanoma.__version__,
         "interval": "95 %, percentiles of a bootstrap over patients",
         "settings": settings._asdict(),
-        "tables": [_table_as_json(judgement) for judgement in judgements],
+        "tables": tables,
     }
 
 

@@ -39,9 +39,19 @@ class Picture(NamedTuple):
 
 
 def report_page(
-    judgements: Sequence[Judgement], settings: Settings, pictures: Sequence[Picture]
+    judgements: Sequence[Judgement],
+    settings: Settings,
+    pictures: Sequence[Picture],
+    mistakes: Sequence[str] = (),
 ) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML.
+
+    Args:
+        judgements: of the tables.
+        settings: that they were judged by.
+        pictures: the figures, in order.
+        mistakes: the section of each table's, as HTML.
+    """
     css = files("lightning_melanoma.report").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         f"<header><h1>Evaluation of {_named(judgements)}</h1>",
@@ -50,6 +60,7 @@ def report_page(
         _metrics_section(judgements, settings),
         _operating_section(judgements, settings),
         _pictures_section(pictures),
+        *mistakes,
         _recalibration_section(judgements),
         *(_groups_section(judgement, len(judgements)) for judgement in judgements),
         _notes_section(judgements, settings),

@@ -22,6 +22,7 @@ class JudgedTable(NamedTuple):
 
     Attributes:
         name: what tells it from the other tables.
+        names: N ids of images.
         is_melanoma: (N,) bool, both values there.
         probabilities: (N,) float64 in [0, 1].
         clusters: (N,) int64, the number of each row's patient; an image of no known patient has a
@@ -31,6 +32,7 @@ class JudgedTable(NamedTuple):
     """
 
     name: str
+    names: list[str]
     is_melanoma: BoolArray
     probabilities: FloatArray
     clusters: IntArray
@@ -74,6 +76,7 @@ def _judged(path: str, name: str, known: pd.DataFrame | None, labels: str | None
     patients = _patients(table)
     return JudgedTable(
         name,
+        table["image_name"].astype(str).tolist(),
         is_melanoma,
         probabilities,
         cluster_codes(patients),

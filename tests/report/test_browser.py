@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import write_shards
 
 from lightning_melanoma.cli import main
 from lightning_melanoma.predictions import prediction_table, write_predictions
@@ -35,7 +36,9 @@ def write_report(folder, names):
         table = prediction_table(pd.DataFrame(records), rng.normal(targets))
         write_predictions(table, folder / f"{name}.csv")
     tables = [str(folder / f"{name}.csv") for name in names]
+    write_shards(folder / "shards", num_shards=1, num_records=300)
     words = ["--predictions", *tables, "--out", str(folder / "out"), "--num_draws", "50"]
+    words += ["--images", str(folder / "shards")]
     main(["evaluate", *words])
     return (folder / "out" / "report.html").read_text()
 
