@@ -18,7 +18,7 @@ from lightning_melanoma.metrics.rows import FloatArray, IntArray
 _NUM_FOLDS = 5
 
 
-class Calibration(NamedTuple):
+class CalibrationLine(NamedTuple):
     """A rising line from a model's logits to calibrated log-odds.
 
     Attributes:
@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
         return odds
 
 
-def fit_calibration(targets: npt.ArrayLike, logits: npt.ArrayLike) -> Calibration:
+def fit_calibration(targets: npt.ArrayLike, logits: npt.ArrayLike) -> CalibrationLine:
     """Return the most likely line.
 
     Args:
@@ -63,7 +63,7 @@ def fit_calibration(targets: npt.ArrayLike, logits: npt.ArrayLike) -> Calibratio
             f"calibration: expected melanoma to have the higher logits, found a slope of "
             f"{slope:.3g}; the model does not tell melanoma on these images"
         )
-    return Calibration(offset, slope)
+    return CalibrationLine(offset, slope)
 
 
 def cross_fitted(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_melanoma import metrics
-from lightning_melanoma.decisions.calibration import Calibration, cross_fitted, fit_calibration
+from lightning_melanoma.decisions.calibration import CalibrationLine, cross_fitted, fit_calibration
 from lightning_melanoma.metrics.rows import BoolArray, FloatArray
 from lightning_melanoma.report.tables import JudgedTable
 
@@ -16,7 +16,7 @@ METRICS = ("log_loss", "brier_score", "calibration_error", "observed_to_expected
 class Recalibration(NamedTuple):
     """The line of all rows, and metrics of the table as it is and cross-fitted over patients."""
 
-    line: Calibration
+    line: CalibrationLine
     before: dict[str, float]
     after: dict[str, float]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_melanoma.decisions.calibration import (
-    Calibration,
+    CalibrationLine,
     cross_fitted,
     fit_calibration,
     to_prevalence,
@@ -125,4 +125,7 @@ def test_impossible_prevalence_raises(share):
 
 
 def test_calibration_of_a_plain_tuple_reads_back():
-    assert Calibration(*tuple(Calibration(-1.5, 0.5))).apply([0, 2]).tolist() == [-1.5, -0.5]
+    assert CalibrationLine(*tuple(CalibrationLine(-1.5, 0.5))).apply([0, 2]).tolist() == [
+        -1.5,
+        -0.5,
+    ]
