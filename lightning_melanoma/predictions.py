@@ -3,8 +3,9 @@
 The table has one row an image, with the columns `image_name, patient_id, fold, target, logit,
 probability` and, where known, `sex, age_approx, anatom_site_general_challenge, source, width,
 height`; what is not known is an empty field. Numbers are printed with as many digits as it takes to
-read the same float64 back. A submission is the two columns `image_name,target` that Kaggle wants.
-Nothing is judged here: see `metrics`.
+read the same float64 back. `logit` is what the network gave, `probability` what `decisions` made
+of it; where no calibration was fitted, a last column `calibration` says so. A submission is the two
+columns `image_name,target` that Kaggle wants. Nothing is judged here: see `metrics`.
 """
 
 from collections.abc import Sequence
@@ -33,24 +34,27 @@ OPTIONAL_DTYPES = {
     "width": "Int64",
     "height": "Int64",
 }
+#: The column that marks a table of probabilities that no fitted line stands behind.
+UNCALIBRATED = {"calibration": "prior correction only"}
+_DTYPES = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES, **dict.fromkeys(UNCALIBRATED, "string")}
 # A message names as many ids, and counts the rest.
 NUM_NAMED = 3
 
 
 def probabilities_of(
-    logits: npt.NDArray[np.floating], *, shift: float = 0.0
+    logits: npt.NDArray[np.floating], log_odds: npt.NDArray[np.float64] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return the sigmoid of the logits, strictly increasing: different logits never tie.
+    """Return the sigmoid of log-odds, strictly increasing: different logits never tie.
 
-    The sigmoid in float64 equals 1 from a logit of 37 on and repeats itself before; a submission
+    The sigmoid in float64 equals 1 from log-odds of 37 on and repeats itself before; a submission
     would lose the order there. So a probability that is not above the one before it, in the order
     of the logits, becomes the next larger float64, and where that would pass 1 the steps go down
     from 1. Equal logits keep equal probabilities.
 
     Args:
         logits: (N,) finite, any floating dtype.
-        shift: added to the log-odds in float64, such as the log-odds of the true prior less those
-            that the loss was weighted to. Ties are those of `logits`, whatever the sum rounds off.
+        log_odds: (N,), nowhere falling with the logit, such as what `Calibration.log_odds` gives;
+            None for the logits themselves. Ties are those of `logits`, whatever rounding did.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -60,9 +64,10 @@ def probabilities_of(
     """
     if num_unusable := np.count_nonzero(~np.isfinite(logits)):
         raise ValueError(f"logits: expected finite numbers, found {num_unusable} NaN or infinite")
-    rising, places = np.unique(logits, return_inverse=True)
+    _, first, places = np.unique(logits, return_index=True, return_inverse=True)
+    rising = (logits if log_odds is None else log_odds)[first].astype(np.float64)
     # By logaddexp, which neither overflows nor loses the digits of a probability near 0.
-    sigmoid = np.exp(-np.logaddexp(0.0, -(rising.astype(np.float64) + shift)))
+    sigmoid = np.exp(-np.logaddexp(0.0, -rising))
     # The bits of a float64 of 0 or more, as an integer, count the representable numbers below it.
     steps = np.arange(len(rising))
     above = np.maximum.accumulate(sigmoid.view(np.int64) - steps) + steps
@@ -75,7 +80,7 @@ def prediction_table(
     records: pd.DataFrame,
     logits: npt.NDArray[np.floating],
     *,
-    shift: float = 0.0,
+    log_odds: npt.NDArray[np.float64] | None = None,
     fold: int | None = None,
 ) -> pd.DataFrame:
     """Return the prediction table of some records, in their order.
@@ -84,7 +89,7 @@ def prediction_table(
         records: one row an image: `image_name` and, where known, the other columns of the table;
             a `patient_id` or `fold` of -1 is not known.
         logits: (N,) finite, of the same rows.
-        shift: as in `probabilities_of`.
+        log_odds: (N,), as in `probabilities_of`.
         fold: the fold that the model was not trained on; None leaves what `records` says.
 
     Returns:
@@ -98,7 +103,7 @@ def prediction_table(
     known = [name for name in (*REQUIRED_DTYPES, *OPTIONAL_DTYPES) if name in records]
     table: pd.DataFrame = records[known].reset_index(drop=True)
     table["logit"] = logits.astype(np.float64)
-    table["probability"] = probabilities_of(logits, shift=shift)
+    table["probability"] = probabilities_of(logits, log_odds)
     if fold is not None:
         table["fold"] = fold
     order = [*REQUIRED_DTYPES, *(name for name in known if name in OPTIONAL_DTYPES)]
@@ -209,7 +214,7 @@ def in_sample_order(submission: pd.DataFrame, sample_path: Path | str) -> pd.Dat
 
 
 def _read_csv(path: Path | str) -> pd.DataFrame:
-    dtypes: Any = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES}
+    dtypes: Any = _DTYPES
     try:
         # Only an empty field is a missing value: an image may well be called "NA".
         table: pd.DataFrame = pd.read_csv(
@@ -226,8 +231,8 @@ def _read_csv(path: Path | str) -> pd.DataFrame:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    dtypes = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES}
-    typed: pd.DataFrame = table.astype({name: dtypes[name] for name in dtypes if name in table})
+    own = {name: dtype for name, dtype in _DTYPES.items() if name in table}
+    typed: pd.DataFrame = table.astype(own)
     return typed
 
 

@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
 from lightning_melanoma.callbacks.plots import TrainingPlots
+from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
@@ -81,7 +82,8 @@ class MelanomaCLI(LightningCLI):
             "--predict_after_fit",
             type=bool,
             default=True,
-            help="Predict validation and test shards from the best checkpoint when `fit` ends.",
+            help="Calibrate the best checkpoint, and predict validation and test shards from it, "
+            "when `fit` ends.",
         )
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
@@ -142,25 +144,10 @@ class MelanomaCLI(LightningCLI):
             raise
 
     def after_fit(self) -> None:
-        """Predict validation and test shards from the best checkpoint."""
-        datamodule: MelanomaDataModule = self.datamodule
+        """Calibrate the best checkpoint, and predict from it."""
         trainer: Any = self.trainer
-        if not self.config[self.subcommand].predict_after_fit or trainer.fast_dev_run:
-            return
-        best = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoint))
-        last = next(c for c in trainer.callbacks if isinstance(c, LastCheckpoint))
-        path = best.best_model_path
-        if not best.is_defined:
-            _log.warning("%s was undefined in every epoch; predicting from the last.", best.monitor)
-            path = last.best_model_path
-        datamodule.predict_splits = ("val", "test") if datamodule.has_test() else ("val",)
-        trainer.predict(
-            self.model,
-            datamodule=datamodule,
-            ckpt_path=path,
-            weights_only=True,
-            return_predictions=False,
-        )
+        if self.config[self.subcommand].predict_after_fit and not trainer.fast_dev_run:
+            predict_best(trainer, self.model, self.datamodule)
 
 
 def run_trainer_command(words: Sequence[str]) -> None:

@@ -3,16 +3,22 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import simplejpeg
 import torch
-from conftest import write_shards
+from conftest import fields, write_shards
 from PIL import Image
 
 from lightning_melanoma.cli import main
+from lightning_melanoma.predictions import read_predictions
+from lightning_melanoma.records.example import serialize_example
+from lightning_melanoma.records.tfrecord import write_shard
 
+SMOKE = Path(__file__).parents[1] / "conf/experiment/smoke.yaml"
 SMALL = [
     *("--model.conv_channels", "[4, 8]"),
     *("--model.deconv_channels", "[4]"),
@@ -111,6 +117,97 @@ def test_predict_takes_model_and_data_from_the_checkpoint(shards, folder):
     row = pd.read_csv(folder / "runs/three/version_0/metrics.csv").iloc[0]
     best_row = pd.read_csv(run / "metrics.csv")["val_auroc"].max()
     assert row["val_auroc"] == pytest.approx(best_row, abs=1e-6)
+
+
+def calibration_of(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["calibration"]
+
+
+@pytest.fixture(scope="module")
+def overlapping(tmp_path_factory):
+    """Shards of 60 validation records that a line can be fitted to: brightness tells a little."""
+    folder = tmp_path_factory.mktemp("overlapping")
+    rng = np.random.default_rng(0)
+    for prefix, start in (("train", 0), ("test", 1000)):
+        for shard in range(4):
+            records = []
+            for number in range(start + 60 * shard, start + 60 * shard + 60):
+                melanoma = int(rng.random() < 0.4)
+                gray = np.clip(rng.normal(110 + 40 * melanoma, 40, (1, 1, 3)), 0, 255)
+                pixels = np.tile(gray.astype(np.uint8), (32, 32, 1))
+                image = simplejpeg.encode_jpeg(pixels, quality=94)
+                records.append(serialize_example(fields(number, image=image, target=melanoma)))
+            write_shard(folder / f"{prefix}{shard:02d}-60.tfrec", records)
+    return folder
+
+
+def test_fit_calibrates_its_best_checkpoint_and_predict_uses_that(overlapping, folder, capsys):
+    fit(overlapping, "--model.augment", "none", "--model.learning_rate", "0.01", "--model.tta", "4")
+    run = folder / "runs/melanoma/version_0"
+    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    found = calibration_of(best)
+    assert "calibration" not in torch.load(last, weights_only=True)
+    assert found["fault"] == ""
+    assert (found["image_size"], found["tta"]) == (32, 4)
+    table = read_predictions(run / "predictions/val.csv")
+    assert found["logits"] == table["logit"].tolist()
+    assert found["targets"] == table["target"].tolist()
+    # The line is the most likely one, so that it brings the mean to the split's share.
+    assert table["probability"].mean() == pytest.approx(table["target"].mean(), abs=1e-6)
+    assert "calibration" not in table
+    assert "Calibration, cross-fitted over 25 patients: log loss" in capsys.readouterr().err
+
+    main(["predict", "--ckpt_path", str(best), "--experiment", "again"])
+    again = folder / "runs/again/version_0"
+    assert (again / "submission.csv").read_bytes() == (run / "submission.csv").read_bytes()
+    assert "calibration:" not in capsys.readouterr().err
+
+    main(["predict", "--ckpt_path", str(last), "--experiment", "last"])
+    assert capsys.readouterr().err.count("calibration: the checkpoint has none") == 1
+    table = read_predictions(folder / "runs/last/version_0/predictions/test.csv")
+    assert set(table["calibration"]) == {"prior correction only"}
+    main(["predict", "--ckpt_path", str(best), "--experiment", "other", "--model.tta", "1"])
+    assert "calibration: expected images of 32 pixels and model.tta 4" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_from_a_calibrated_checkpoint_calibrates_anew(overlapping, folder):
+    words = ["--model.augment", "none", "--model.learning_rate", "0.01"]
+    fit(overlapping, *words)
+    best = folder / "runs/melanoma/version_0/checkpoints/best.ckpt"
+    before = best.read_bytes()
+    main(["fit", "--ckpt_path", str(best), "--trainer.max_epochs", "4"])
+    assert best.read_bytes() == before
+    second = folder / "runs/melanoma/version_1"
+    found = calibration_of(second / "checkpoints/best.ckpt")
+    assert found["logits"] == read_predictions(second / "predictions/val.csv")["logit"].tolist()
+    assert "calibration" not in torch.load(second / "checkpoints/last.ckpt", weights_only=True)
+
+
+def test_too_few_melanomas_leave_the_prior_correction_and_are_said(shards, folder, capsys):
+    fit(shards, "--model.focal_gamma", "2", epochs=1)
+    run = folder / "runs/melanoma/version_0"
+    line = "calibration: expected at least 10 melanomas and as many benign images"
+    assert line in capsys.readouterr().err
+    best = run / "checkpoints/best.ckpt"
+    assert line in calibration_of(best)["fault"]
+    table = read_predictions(run / "predictions/test.csv")
+    assert set(table["calibration"]) == {"prior correction only"}
+    main(["predict", "--ckpt_path", str(best)])
+    assert "no more, which is not exact with focal loss" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_balanced_weights_are_undone_on_images_that_nobody_fitted(folder):
+    main(["synthesize", "--out", "demo", "--image_size", "64"])
+    words = ["--data.train", "demo", "--data.test", "demo", "--trainer.max_epochs", "6"]
+    main(["fit", "-c", str(SMOKE), *words, "--model.class_weights", "balanced", *SMALL[-4:]])
+    table = read_predictions(folder / "runs/smoke/version_0/predictions/test.csv")
+    targets = pd.read_csv("demo/solution.csv").set_index("image_name")["target"]
+    prevalence = targets.loc[table["image_name"]].mean()
+    # Of a binomial share of as many images: 95 % lie within 1.96 standard errors.
+    band = 1.96 * np.sqrt(prevalence * (1 - prevalence) / len(table))
+    assert (1 / (1 + np.exp(-table["logit"]))).mean() > 2 * prevalence
+    assert abs(table["probability"].mean() - prevalence) < band
 
 
 def test_a_submission_takes_the_order_of_a_sample(shards, folder):

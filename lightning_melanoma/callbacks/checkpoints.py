@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+
+from lightning_melanoma.records.files import atomic_file
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -153,3 +156,18 @@ class StopWhenFlat(EarlyStopping):
         """Compare, unless the epoch has no value to compare."""
         if math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan)):
             super().on_train_epoch_end(trainer, pl_module)
+
+
+def add_to_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:
+    """Put entries into a checkpoint, which is replaced whole or not at all.
+
+    Args:
+        path: of the checkpoint.
+        entries: by their keys; of what `torch.load` takes with ``weights_only``.
+
+    Raises:
+        OSError: the checkpoint cannot be read or written.
+    """
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    with atomic_file(path) as stream:
+        torch.save({**checkpoint, **entries}, stream)

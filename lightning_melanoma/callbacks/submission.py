@@ -2,18 +2,27 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_melanoma.callbacks.calibration import (
+    fit_to_validation,
+    prior_correction,
+    warn_of_doubts,
+)
+from lightning_melanoma.callbacks.checkpoints import add_to_checkpoint
+from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.metrics import auroc, auroc_interval
 from lightning_melanoma.predictions import (
+    UNCALIBRATED,
     check_submission,
     in_sample_order,
     prediction_table,
@@ -26,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 # What predict_step returns for one batch: rows of the table (-1 for fill) and logits, (B,) each.
 _Step = tuple[Tensor, Tensor]
+# Of a split: the rows of its table that were predicted, and their logits, (N,).
+_Predicted = tuple[pd.DataFrame, NDArray[np.float32]]
 
 
 class SubmissionWriter(pl.Callback):
@@ -50,7 +61,16 @@ class SubmissionWriter(pl.Callback):
                 f"{sample}"
             )
         self.sample = sample
+        self._to_calibrate: Path | None = None
         self._steps: dict[int, list[_Step]] = {}
+
+    def calibrate(self, ckpt_path: Path) -> None:
+        """Let the next prediction, of validation and more, calibrate its checkpoint.
+
+        Args:
+            ckpt_path: the checkpoint that will be predicted from.
+        """
+        self._to_calibrate = ckpt_path
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the outputs of an earlier prediction."""
@@ -70,52 +90,70 @@ class SubmissionWriter(pl.Callback):
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the tables of all splits that were predicted."""
-        splits = trainer.datamodule.predict_splits  # type: ignore[attr-defined]  # ours
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # ours
         # Read by every rank, since Lightning sends it around.
         folder = trainer.log_dir
         assert folder is not None
-        for number, split in enumerate(splits):
+        predicted: dict[str, _Predicted] = {}
+        for number, split in enumerate(datamodule.predict_splits):
             rows, logits = _gathered(trainer, self._steps[number])
-            if trainer.is_global_zero:
-                self._write(
-                    trainer, pl_module, split, rows=rows, logits=logits, folder=Path(folder)
-                )
+            _check_finite(logits, split)
+            predicted[split] = datamodule.table(split).iloc[rows], logits
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, predicted, Path(folder))
 
     def _write(
         self,
         trainer: pl.Trainer,
-        task: Any,  # noqa: ANN401 - a MelanomaClassifier, or anything with its shift
-        split: str,
-        *,
-        rows: NDArray[np.int64],
-        logits: NDArray[np.float32],
+        task: Any,  # noqa: ANN401 - a MelanomaClassifier
+        predicted: Mapping[str, _Predicted],
         folder: Path,
     ) -> None:
-        num_unusable = (~np.isfinite(logits)).sum()
-        if num_unusable:
-            raise ValueError(
-                f"predictions of {split}: expected finite logits, found {num_unusable} NaN or "
-                "infinite; the training diverged: lower the learning rate"
-            )
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # ours
-        records = datamodule.table(split)
-        expected = records["image_name"]
-        if datamodule.hparams["on_corrupt"] == "skip":
-            expected = expected.iloc[rows]
-        records = records.iloc[rows]
+        image_size = trainer.datamodule.hparams["image_size"]  # type: ignore[attr-defined]  # ours
+        prior = prior_correction(task, image_size=image_size)
+        if self._to_calibrate is not None:
+            task.calibration = fit_to_validation(prior, *predicted["val"])
+            entries = {CHECKPOINT_KEY: task.calibration.to_dict()}
+            add_to_checkpoint(self._to_calibrate, entries)
+            self._to_calibrate = None
+        calibration = task.calibration or prior
+        warn_of_doubts(calibration, image_size=image_size, tta=task.hparams["tta"])
+        for split, (records, logits) in predicted.items():
+            table = self._table(records, logits, calibration)
+            if split == "test":
+                self._submit(trainer, table, folder / "submission.csv")
+            path = folder / "predictions" / f"{split}.csv"
+            write_predictions(table, path)
+            _log.info("%s: %d rows%s", path, len(table), _verdict(table["target"], logits))
+
+    def _table(
+        self, records: pd.DataFrame, logits: NDArray[np.float32], calibration: Calibration
+    ) -> pd.DataFrame:
         # -1 says that a record is in no fold.
         records = records.assign(fold=records["fold"].where(records["fold"] >= 0))
-        table = prediction_table(records, logits, shift=-task.prior.shift)
-        if split == "test":
-            rows_to_submit = submission(table)
-            check_submission(rows_to_submit, list(expected))
-            if self.sample is not None:
-                rows_to_submit = in_sample_order(rows_to_submit, self.sample)
-            write_csv_atomically(rows_to_submit, folder / "submission.csv")
-            _log.info("%s: %d rows", folder / "submission.csv", len(rows_to_submit))
-        path = folder / "predictions" / f"{split}.csv"
-        write_predictions(table, path)
-        _log.info("%s: %d rows%s", path, len(table), _verdict(table["target"], logits))
+        table = prediction_table(records, logits, log_odds=calibration.log_odds(logits))
+        return table if calibration.is_fitted else table.assign(**UNCALIBRATED)
+
+    def _submit(self, trainer: pl.Trainer, table: pd.DataFrame, path: Path) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # ours
+        expected = datamodule.table("test")["image_name"]
+        if datamodule.hparams["on_corrupt"] == "skip":
+            expected = table["image_name"]
+        rows_to_submit = submission(table)
+        check_submission(rows_to_submit, list(expected))
+        if self.sample is not None:
+            rows_to_submit = in_sample_order(rows_to_submit, self.sample)
+        write_csv_atomically(rows_to_submit, path)
+        _log.info("%s: %d rows", path, len(rows_to_submit))
+
+
+def _check_finite(logits: NDArray[np.float32], split: str) -> None:
+    num_unusable = (~np.isfinite(logits)).sum()
+    if num_unusable:
+        raise ValueError(
+            f"predictions of {split}: expected finite logits, found {num_unusable} NaN or "
+            "infinite; the training diverged: lower the learning rate"
+        )
 
 
 def _gathered(

@@ -30,8 +30,8 @@ class Calibration:
     log-odds = offset + (logit - prior_shift) / temperature, which rises with the logit.
 
     Attributes:
-        prior_shift: what class weights added to every logit, undone first; 0 where the line does it
-            alone, since the loss has no exact correction.
+        prior_shift: what class weights and oversampling added to every logit, undone first; 0 where
+            the line does it alone, since the loss has no exact correction.
         prevalence: share of melanomas, in (0, 1), in the population that the log-odds are of: that
             of the rows, or of the training split where no line is fitted.
         image_size: pixels of a side of the images that the rows are of, squeezed to a square.
@@ -39,8 +39,8 @@ class Calibration:
         offset: added to the log-odds; 0 where no line is fitted.
         temperature: above 0; 1 where no line is fitted.
         fault: why no line is fitted, one line; "" where one is.
-        inexact: what the loss has that no class weights undo, such as `focal loss and mixup`; ""
-            where the prior correction is exact.
+        inexact: what the training has that no prior correction undoes, such as `focal loss`; ""
+            where it is exact.
         logits: (N,) float32, as the network gave them, of the validation split of the checkpoint's
             epoch; nothing is undone in them.
         targets: (N,) int64 in {0, 1}, 1 for melanoma.

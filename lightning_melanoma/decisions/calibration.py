@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lightning_melanoma.metrics import calibration_line, log_odds
+from lightning_melanoma.metrics import calibration_error, calibration_line, log_loss, log_odds
 from lightning_melanoma.metrics.rows import FloatArray, IntArray
 
 _NUM_FOLDS = 5
@@ -38,6 +38,35 @@ class CalibrationLine(NamedTuple):
         """Return the calibrated log-odds of logits, of the same shape."""
         odds: FloatArray = self.offset + self.slope * np.asarray(logits, dtype=np.float64)
         return odds
+
+
+class CalibrationQuality(NamedTuple):
+    """How far log-odds mean what they say.
+
+    Attributes:
+        log_loss: nats an image.
+        calibration_error: of bins of equal count, in [0, 1].
+        slope: of the calibration line; 1 is right, below it they are too extreme.
+    """
+
+    log_loss: float
+    calibration_error: float
+    slope: float
+
+
+def calibration_quality(targets: npt.ArrayLike, odds: FloatArray) -> CalibrationQuality:
+    """Return how good log-odds are.
+
+    Args:
+        targets: (N,) in {0, 1}, 1 for melanoma.
+        odds: (N,) finite log-odds.
+    """
+    probabilities = np.exp(-np.logaddexp(0.0, -odds))
+    return CalibrationQuality(
+        log_loss(targets, odds),
+        calibration_error(targets, probabilities),
+        calibration_line(targets, odds)[1],
+    )
 
 
 def fit_calibration(targets: npt.ArrayLike, logits: npt.ArrayLike) -> CalibrationLine:

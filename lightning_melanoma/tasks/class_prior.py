@@ -66,7 +66,7 @@ class ClassPrior(nn.Module):
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (N,) float64, the probabilities behind logits, (N,), all shift undone."""
-        return probabilities_of(logits, shift=-self.shift)
+        return probabilities_of(logits, logits.astype(np.float64) - self.shift)
 
 
 def _pair(counts: Tensor) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
+from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.class_prior import ClassPrior
 from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
 from lightning_melanoma.tasks.losses import (
@@ -67,6 +69,7 @@ class MelanomaClassifier(pl.LightningModule):
     Attributes:
         prior: counts and weights of the classes, and probabilities by them.
         epochs: the metrics of every finished epoch, and the outputs of the last.
+        calibration: of the checkpoint that was loaded; None where it has none, and while fitting.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -99,6 +102,7 @@ class MelanomaClassifier(pl.LightningModule):
         self.augment = BatchAugment(augment, augment_changes)
         self.prior = ClassPrior()
         self.epochs = EpochJudge()
+        self.calibration: Calibration | None = None
         self._views: tuple[Tensor, Tensor] | None = None
 
     def register_normalization(self) -> None:
@@ -126,8 +130,17 @@ class MelanomaClassifier(pl.LightningModule):
         return self._classify(unit_range(images))
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (N,) float64, the probabilities behind the logits, class weights undone."""
-        return self.prior.probabilities(logits)
+        """Return (N,) float64, the probabilities behind the logits, (N,).
+
+        Calibrated where the checkpoint is; else they have the prior correction and no more.
+        """
+        if self.calibration is None:
+            return self.prior.probabilities(logits)
+        return probabilities_of(logits, self.calibration.log_odds(logits))
+
+    def on_fit_start(self) -> None:
+        """Forget the calibration of the weights that are about to change."""
+        self.calibration = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
@@ -231,7 +244,7 @@ class MelanomaClassifier(pl.LightningModule):
             keep_place(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curves up again.
+        """Take the curves up again, and the calibration.
 
         Raises:
             ValueError: the checkpoint is one of another model.
@@ -242,6 +255,8 @@ class MelanomaClassifier(pl.LightningModule):
                 f"checkpoint: expected one of {type(self).__name__}, found {found}; "
                 "give the --model that it was trained as, or none"
             )
+        entry = checkpoint.get(CHECKPOINT_KEY)
+        self.calibration = None if entry is None else Calibration.from_dict(entry)
         self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
         if self._trainer is not None and "loops" in checkpoint:
             take_place(self.trainer, checkpoint)

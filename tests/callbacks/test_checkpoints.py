@@ -1,8 +1,14 @@
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
+from lightning_melanoma.callbacks.checkpoints import (
+    BestCheckpoint,
+    LastCheckpoint,
+    StopWhenFlat,
+    add_to_checkpoint,
+)
 
 
 class Scripted(BoringModel):
@@ -87,3 +93,25 @@ def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
     undefined = fit(tmp_path / "again", Scripted([float("nan")] * 6), epochs=6, patience=2)
     assert undefined.current_epoch == 6
     assert not undefined.checkpoint_callback.is_defined
+
+
+def test_added_entry_changes_nothing_else_in_a_checkpoint(tmp_path):
+    path = tmp_path / "best.ckpt"
+    before = {"state_dict": {"weight": torch.rand(3)}, "epoch": 2}
+    torch.save(before, path)
+    add_to_checkpoint(path, {"calibration": {"offset": 0.5}})
+    after = torch.load(path, weights_only=True)
+    assert after.pop("calibration") == {"offset": 0.5}
+    assert torch.equal(after["state_dict"].pop("weight"), before["state_dict"].pop("weight"))
+    assert after == before
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_entry_that_cannot_be_written_leaves_the_checkpoint_as_it_was(tmp_path):
+    path = tmp_path / "best.ckpt"
+    torch.save({"epoch": 2}, path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="pickle"):
+        add_to_checkpoint(path, {"calibration": lambda: None})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["best.ckpt"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lightning_melanoma.decisions.calibrated import Calibration
 from lightning_melanoma.decisions.prior import prior_shift
-from lightning_melanoma.metrics import calibration_line
+from lightning_melanoma.metrics import auroc, calibration_line, log_odds
+from lightning_melanoma.predictions import probabilities_of
 
 # The class weights that `balanced` gives at the prevalence of SIIM-ISIC 2020, 1.76 %.
 SHIFT = prior_shift((0.509, 28.4))
@@ -102,3 +103,22 @@ def test_checkpoint_and_json_give_the_same_calibration_back():
             ours, theirs = getattr(again, name), getattr(calibration, name)
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("temperature", [1, 3])
+def test_probabilities_of_a_known_prior_mean_what_they_say_and_rank_as_the_logits(temperature):
+    logits, targets, _ = rows(100_000, temperature=temperature)
+    fit_rows = rows(100_000, temperature=temperature, seed=1)
+    calibration = prior_only() if temperature == 1 else prior_only().fitted(*fit_rows)
+    probabilities = probabilities_of(logits, calibration.log_odds(logits))
+    raw = probabilities_of(logits)
+    assert raw.mean() > 3 * targets.mean()
+    # Of a sum of independent draws; a line that was fitted on as many rows adds as much.
+    num_samples = 2 if calibration.is_fitted else 1
+    error = math.sqrt(num_samples * (probabilities * (1 - probabilities)).sum())
+    assert abs(probabilities.sum() - targets.sum()) < 4 * error
+    intercept, slope = calibration_line(targets, log_odds(probabilities))
+    assert 0.9 < slope < 1.1
+    assert abs(intercept) < 0.1
+    assert auroc(targets, probabilities) == pytest.approx(auroc(targets, logits), abs=1e-9)
+    assert (np.argsort(probabilities) == np.argsort(raw)).all()

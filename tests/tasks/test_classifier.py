@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ import pytorch_lightning as pl
 import torch
 from conftest import write_shards
 
-from lightning_melanoma.callbacks.checkpoints import LastCheckpoint
+from lightning_melanoma.callbacks.checkpoints import LastCheckpoint, add_to_checkpoint
 from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.decisions.calibrated import Calibration
 from lightning_melanoma.tasks.finetune import FinetuneClassifier
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 
@@ -161,6 +163,22 @@ def test_a_checkpoint_loads_with_weights_only_and_keeps_what_probabilities_need(
     assert loaded.epochs.history == task.epochs.history
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded.eval()(images), task.eval()(images))
+
+
+def test_a_calibrated_checkpoint_gives_calibrated_probabilities_until_it_is_trained_on(
+    data, tmp_path
+):
+    path = fitted_checkpoint(scratch(), data, tmp_path)
+    line = {"prior_shift": 1.0, "prevalence": 0.2, "offset": 0.5, "temperature": 2.0}
+    calibration = Calibration(**line, image_size=32, tta=1, fault="")
+    add_to_checkpoint(Path(path), {"calibration": calibration.to_dict()})
+    loaded = ScratchClassifier.load_from_checkpoint(path, weights_only=True)
+    logits = np.array([-1, 0, 4], np.float32)
+    log_odds = 0.5 + (logits - 1.0) / 2
+    assert loaded.probabilities(logits) == pytest.approx(1 / (1 + np.exp(-log_odds)))
+    trainer(tmp_path).fit(loaded, data)
+    raw = 1 / (1 + np.exp(loaded.prior.shift - logits))
+    assert loaded.probabilities(logits) == pytest.approx(raw)
 
 
 def test_a_checkpoint_of_another_model_is_an_error(data, tmp_path):

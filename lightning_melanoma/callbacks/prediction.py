@@ -1,0 +1,45 @@
+"""What a run does when its training has ended."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_melanoma.callbacks.submission import SubmissionWriter
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+
+_log = logging.getLogger(__name__)
+
+
+def predict_best(
+    trainer: pl.Trainer, task: pl.LightningModule, datamodule: MelanomaDataModule
+) -> None:
+    """Calibrate the best checkpoint of a training that has ended, and predict from it.
+
+    Writes prediction tables of validation and test shards, and ``submission.csv``.
+
+    Args:
+        trainer: has fitted, with `BestCheckpoint`, `LastCheckpoint` and `SubmissionWriter`.
+        task: that it fitted.
+        datamodule: that it fitted it to.
+    """
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's, undeclared
+    best = next(c for c in callbacks if isinstance(c, BestCheckpoint))
+    last = next(c for c in callbacks if isinstance(c, LastCheckpoint))
+    writer = next(c for c in callbacks if isinstance(c, SubmissionWriter))
+    path = best.best_model_path
+    if best.is_defined:
+        writer.calibrate(Path(path))
+    else:
+        _log.warning("%s was undefined in every epoch; predicting from the last.", best.monitor)
+        path = last.best_model_path
+    datamodule.predict_splits = ("val", "test") if datamodule.has_test() else ("val",)
+    trainer.predict(
+        task,
+        datamodule=datamodule,
+        ckpt_path=path,
+        weights_only=True,
+        return_predictions=False,
+    )
