@@ -90,6 +90,14 @@ class MelanomaCLI(LightningCLI):
         parser.add_lightning_class_args(StopWhenFlat, "early_stopping")
         parser.add_lightning_class_args(TrainingPlots, "plots")
         parser.add_lightning_class_args(SubmissionWriter, "submission")
+        parser.add_argument(
+            "--prevalence",
+            type=float | None,
+            default=None,
+            help="Share of melanomas in the population that predicted probabilities are for; null "
+            "for that of the validation split.",
+        )
+        parser.link_arguments("prevalence", "submission.prevalence")
         parser.set_defaults(self._defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401

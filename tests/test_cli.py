@@ -141,6 +141,11 @@ def overlapping(tmp_path_factory):
     return folder
 
 
+def log_odds_of(path):
+    probabilities = pd.read_csv(path, float_precision="round_trip")["probability"]
+    return np.log(probabilities) - np.log1p(-probabilities)
+
+
 def test_fit_calibrates_its_best_checkpoint_and_predict_uses_that(overlapping, folder, capsys):
     fit(overlapping, "--model.augment", "none", "--model.learning_rate", "0.01", "--model.tta", "4")
     run = folder / "runs/melanoma/version_0"
@@ -160,6 +165,11 @@ def test_fit_calibrates_its_best_checkpoint_and_predict_uses_that(overlapping, f
     main(["predict", "--ckpt_path", str(best), "--experiment", "again"])
     again = folder / "runs/again/version_0"
     assert (again / "submission.csv").read_bytes() == (run / "submission.csv").read_bytes()
+    main(["predict", "--ckpt_path", str(best), "--experiment", "rare", "--prevalence", "0.01"])
+    rare = log_odds_of(folder / "runs/rare/version_0/predictions/test.csv")
+    moved = rare - log_odds_of(run / "predictions/test.csv")
+    share = table["target"].mean()
+    np.testing.assert_allclose(moved, np.log(0.01 / 0.99) - np.log(share / (1 - share)))
     assert "calibration:" not in capsys.readouterr().err
 
     main(["predict", "--ckpt_path", str(last), "--experiment", "last"])
@@ -365,6 +375,7 @@ def error_of(capsys, *words) -> str:
         ),
         (["fit", "--submission.sample", "nofile.csv"], "submission.sample: expected a CSV"),
         (["fit", "--model.augment_changes", "{hair: 1}"], "the nearest are hair_"),
+        (["fit", "--prevalence", "2"], "prevalence: expected a share between 0 and 1, found 2"),
         (["predict"], "ckpt_path: expected the checkpoint to predict with"),
         (
             ["predict", "--ckpt_path", "nofile.ckpt"],

@@ -48,19 +48,25 @@ class SubmissionWriter(pl.Callback):
     Args:
         sample: a sample_submission.csv whose order the submission takes, and whose ids it must
             have.
+        prevalence: share of melanomas in the population that probabilities are to be right for;
+            None for the one that the model is calibrated in.
 
     Raises:
         FileNotFoundError: `sample` is named but is not there.
+        ValueError: `prevalence` is not between 0 and 1.
     """
 
-    def __init__(self, sample: str | None = None) -> None:
+    def __init__(self, sample: str | None = None, prevalence: float | None = None) -> None:
         super().__init__()
+        if prevalence is not None and not 0 < prevalence < 1:
+            raise ValueError(f"prevalence: expected a share between 0 and 1, found {prevalence}")
         if sample is not None and not Path(sample).is_file():
             raise FileNotFoundError(
                 "submission.sample: expected a CSV with an `image_name` column, found no file "
                 f"{sample}"
             )
         self.sample = sample
+        self.prevalence = prevalence
         self._to_calibrate: Path | None = None
         self._steps: dict[int, list[_Step]] = {}
 
@@ -131,7 +137,8 @@ class SubmissionWriter(pl.Callback):
     ) -> pd.DataFrame:
         # -1 says that a record is in no fold.
         records = records.assign(fold=records["fold"].where(records["fold"] >= 0))
-        table = prediction_table(records, logits, log_odds=calibration.log_odds(logits))
+        log_odds = calibration.log_odds(logits, prevalence=self.prevalence)
+        table = prediction_table(records, logits, log_odds=log_odds)
         return table if calibration.is_fitted else table.assign(**UNCALIBRATED)
 
     def _submit(self, trainer: pl.Trainer, table: pd.DataFrame, path: Path) -> None:
