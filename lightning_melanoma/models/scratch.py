@@ -159,6 +159,9 @@ class ScratchCNN(nn.Module):
         mean: what to subtract from images in [0, 1], for each of R, G, B.
         std: what to divide them by afterwards, likewise.
         head: the last layer, one output.
+        deepest_fine_layer: the last layer with rectified maps ahead of the last pooling: that
+            makes a grid so coarse (4 x 4 of 128 pixels by default) that no place can be told from
+            it, and deconv sets bring back its size only.
 
     Raises:
         ValueError: there is no conv set, a width is below 1, or a set refuses its arguments.
@@ -207,6 +210,12 @@ class ScratchCNN(nn.Module):
             sets.append(deconv(width, channels))
             width = channel_dense or channels
         self.features = nn.Sequential(*sets)
+        last = len(conv_channels) - 1
+        # Three layers for each convolution but the last, behind which is the pooling.
+        within = f"features.{last}.{3 * (depth - 1) - 1}"
+        self.deepest_fine_layer = (
+            within if last > 0 and depth > 1 else f"features.{max(last - 1, 0)}"
+        )
         # Twice the channels: their average and their maximum.
         units = [2 * width, *dense_units]
         dense = partial(dense_set, activation=activation, dropout=dropout)

@@ -1,0 +1,1 @@
+"""What a model looked at: heat maps of single images, and pictures of them."""
