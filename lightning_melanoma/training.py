@@ -6,7 +6,6 @@ the ``config.yaml`` of the run that it belongs to), `-c` files, flags.
 
 import logging
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -29,10 +27,8 @@ from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import choose_device
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
-from lightning_melanoma.tasks.finetune import FinetuneClassifier
+from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 from lightning_melanoma.tasks.scratch import ScratchClassifier
-
-_MODELS = {model.__name__: model for model in (ScratchClassifier, FinetuneClassifier)}
 
 _log = logging.getLogger(__name__)
 
@@ -225,20 +221,11 @@ def _defaults(words: Sequence[str]) -> dict[str, Any]:
     path = _named_checkpoint(words)
     if path is None:
         return {"model": {"class_path": _class_path(ScratchClassifier)}}
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path: expected a checkpoint, found no file {path}")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        model = _MODELS[checkpoint["model_class"]]
-    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"ckpt_path: expected a checkpoint of lightning_melanoma, found another file: {path}"
-        ) from error
+    checkpoint, model = read_checkpoint(path)
     own = {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"}
-    data = checkpoint.get("datamodule_hyper_parameters", {})
     return {
         "model": {"class_path": _class_path(model), "init_args": own},
-        **{f"data.{name}": value for name, value in data.items() if name[0] != "_"},
+        **{f"data.{name}": value for name, value in data_settings(checkpoint).items()},
     }
 
 
