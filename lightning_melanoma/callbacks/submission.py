@@ -33,7 +33,7 @@ from lightning_melanoma.predictions import (
 
 _log = logging.getLogger(__name__)
 
-# What predict_step returns for one batch: rows of the table (-1 for fill) and logits, (B,) each.
+# Of what predict_step returns: rows of the table (-1 for fill) and logits, (B,) each.
 _Step = tuple[Tensor, Tensor]
 # Of a split: the rows of its table that were predicted, and their logits, (N,).
 _Predicted = tuple[pd.DataFrame, NDArray[np.float32]]
@@ -92,7 +92,7 @@ class SubmissionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the rows and logits of a batch."""
-        self._steps[dataloader_idx].append(outputs)
+        self._steps[dataloader_idx].append(outputs[:2])
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the tables of all splits that were predicted."""

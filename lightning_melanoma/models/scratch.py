@@ -247,10 +247,14 @@ class ScratchCNN(nn.Module):
         features: Tensor = self.dense(pooled)
         return features
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the logits, (B,) float32, of what `embed` returned."""
+        logits: Tensor = self.head(features)
+        return logits.squeeze(1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B,) float32, of normalised images, (B, 3, H, W) float32."""
-        logits: Tensor = self.head(self.embed(images))
-        return logits.squeeze(1)
+        return self.classify(self.embed(images))
 
 
 def _activation(name: str) -> nn.Module:

@@ -123,10 +123,14 @@ class TransferNet(nn.Module):
         features: Tensor = self.dropout(self.backbone(images))
         return features
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the logits, (B,) float32, of what `embed` returned."""
+        logits: Tensor = self.head(features)
+        return logits.squeeze(1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B,) float32, of normalised images, (B, 3, H, W) float32."""
-        logits: Tensor = self.head(self.embed(images))
-        return logits.squeeze(1)
+        return self.classify(self.embed(images))
 
     def freeze_backbone(self) -> None:
         """Train the head alone: no gradient for the backbone, which works as in evaluation."""

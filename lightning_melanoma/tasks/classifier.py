@@ -22,6 +22,7 @@ from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
+from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.class_prior import ClassPrior
 from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
@@ -40,7 +41,14 @@ from lightning_melanoma.tasks.optimizers import (
     make_optimizer,
     make_schedule,
 )
-from lightning_melanoma.tasks.outputs import StepOutputs, TrainingOutputs, step_outputs
+from lightning_melanoma.tasks.outputs import (
+    Embedding,
+    Prediction,
+    StepOutputs,
+    TrainingOutputs,
+    Views,
+    step_outputs,
+)
 from lightning_melanoma.tasks.place import keep_place, take_place
 
 # Images shown before and after augmentation.
@@ -179,7 +187,8 @@ class MelanomaClassifier(pl.LightningModule):
         """Return the outputs of a batch; while fitting without test-time augmentation."""
         images = unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
-        logits = self._classify(images) if fitting else self._averaged(images)
+        num_views = 1 if fitting else self.hparams["tta"]
+        logits = self.views(images, num_views).logits.mean(0)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
     def on_validation_batch_end(
@@ -196,12 +205,10 @@ class MelanomaClassifier(pl.LightningModule):
     test_step = validation_step  # type: ignore[assignment]  # likewise
     on_test_batch_end = on_validation_batch_end
 
-    def predict_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Return (B,) int64 rows of the table, -1 for fill, and (B,) float32 logits."""
-        logits = self._averaged(unit_range(batch.images))
-        return torch.where(batch.valid, batch.rows, -1), logits
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
+        """Return what is said of the rows of a batch, with test-time augmentation."""
+        logits, embedding = self.views(unit_range(batch.images), self.hparams["tta"])
+        return Prediction(torch.where(batch.valid, batch.rows, -1), logits.mean(0), embedding)
 
     def on_validation_epoch_end(self) -> None:
         """Judge the validation split."""
@@ -297,13 +304,24 @@ class MelanomaClassifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def views(self, images: Tensor, num_views: int) -> Views:
+        """Return what the network says of images in the first so many symmetries of the square.
+
+        Args:
+            images: (B, 3, S, S) float32 in [0, 1], RGB.
+            num_views: 1 to 8; 4 are the mirrored views.
+        """
+        # Mirrored behind the normalisation, which treats all pixels alike.
+        normalized = (images - self._mean) / self._std
+        network: Any = self.network
+        features = [network.embed(dihedral(normalized, k)) for k in range(num_views)]
+        logits = [network.classify(each).float() for each in features]
+        embedding = Embedding(features[0].float(), pixel_statistics(images))
+        return Views(torch.stack(logits), embedding)
+
     def _classify(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self._mean) / self._std)
         return logits.float()
-
-    def _averaged(self, images: Tensor) -> Tensor:
-        views = [self._classify(dihedral(images, k)) for k in range(self.hparams["tta"])]
-        return torch.stack(views).mean(0)
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         return weighted_bce(

@@ -47,6 +47,44 @@ class StepOutputs(NamedTuple):
     columns: Tensor
 
 
+class Embedding(NamedTuple):
+    """What tells images of one kind from others, on the device.
+
+    Attributes:
+        features: (B, F) float32, what the head of the network sees.
+        pixels: (B, P) float32, statistics of the pixels.
+    """
+
+    features: Tensor
+    pixels: Tensor
+
+
+class Views(NamedTuple):
+    """What a network says of images in several symmetries, on the device.
+
+    Attributes:
+        logits: (V, B) float32, one row a view.
+        embedding: of the images as they are.
+    """
+
+    logits: Tensor
+    embedding: Embedding
+
+
+class Prediction(NamedTuple):
+    """What a prediction step returns.
+
+    Attributes:
+        rows: (B,) int64, row in the split's table, -1 for fill.
+        logits: (B,) float32.
+        embedding: of the images.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    embedding: Embedding
+
+
 class TrainingOutputs(TypedDict, total=False):
     """What a training step returns: the loss, what to keep of its rows, and images to show.
 

@@ -10,6 +10,7 @@ from conftest import write_shards
 from lightning_melanoma.callbacks.checkpoints import LastCheckpoint, add_to_checkpoint
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.decisions.calibrated import Calibration
+from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.tasks.finetune import FinetuneClassifier
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 
@@ -132,13 +133,32 @@ def test_every_kind_of_training_takes_a_step(data, tmp_path, settings):
 
 
 def test_test_time_augmentation_is_the_mean_over_symmetries(data, tmp_path):
-    task = scratch(tta=8).eval()
-    images = torch.rand(2, 3, 32, 32)
+    task = scratch(tta=8, learning_rate=0.1, augment="none")
+    trainer(tmp_path).fit(task, data)
+    task.eval()
+    images = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
-        averaged = task._averaged(images)
-        for turned in (images.flip(-1), images.transpose(-1, -2)):
-            torch.testing.assert_close(task._averaged(turned), averaged)
-        assert not torch.allclose(task(images), averaged, rtol=0, atol=1e-9)
+        views = task.views(images, 8)
+        assert torch.equal(views.logits[0], task(images))
+        assert views.logits[1].tolist() == pytest.approx(task(images.flip(-1)).tolist())
+        averaged = views.logits.mean(0)
+        assert not torch.allclose(averaged, views.logits[0])
+        for turned in (images.flip(-1), images.mT, images.flip(-2).mT):
+            torch.testing.assert_close(task.views(turned, 8).logits.mean(0), averaged)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "finetune"])
+def test_an_embedding_is_what_the_head_sees_and_what_the_pixels_are(kind):
+    task = scratch()
+    if kind == "finetune":
+        task = FinetuneClassifier(backbone="resnet10t", weights="none")
+    task.eval()
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        views = task.views(images, 1)
+        logits = task.network.head(views.embedding.features).squeeze(1)
+    assert torch.equal(logits, views.logits[0])
+    assert torch.equal(views.embedding.pixels, pixel_statistics(images))
 
 
 def test_images_may_be_bytes_or_floats():
