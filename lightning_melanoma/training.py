@@ -20,6 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
+from lightning_melanoma.callbacks.novelty import LesionGate
 from lightning_melanoma.callbacks.plots import TrainingPlots
 from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
@@ -116,13 +117,13 @@ class MelanomaCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
-        """Return the trainer with our progress bar, unless another is named.
+        """Return the trainer with the gate of `fit`, and our progress bar unless another is named.
 
         The device is chosen here, past the config that is saved: a run may go on elsewhere.
         """
         config = self.config_init[self.subcommand].trainer
         choose_device(config)
-        own: list[Callback] = []
+        own: list[Callback] = [LesionGate()] if self.subcommand == "fit" else []
         named = config.callbacks or []
         if config.enable_progress_bar is not False and not any(
             isinstance(callback, ProgressBar) for callback in named

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_melanoma.callbacks.novelty import LesionGate
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 
@@ -21,7 +22,8 @@ def predict_best(
     Writes prediction tables of validation and test shards, and ``submission.csv``.
 
     Args:
-        trainer: has fitted, with `BestCheckpoint`, `LastCheckpoint` and `SubmissionWriter`.
+        trainer: has fitted, with `BestCheckpoint`, `LastCheckpoint` and `SubmissionWriter`, and
+            with `LesionGate` where the checkpoint is to know lesions.
         task: that it fitted.
         datamodule: that it fitted it to.
     """
@@ -43,3 +45,6 @@ def predict_best(
         weights_only=True,
         return_predictions=False,
     )
+    if best.is_defined and trainer.is_global_zero:
+        for gate in (c for c in callbacks if isinstance(c, LesionGate)):
+            gate.keep(Path(path))
