@@ -41,6 +41,10 @@ FUNCTION_COMMANDS = {
         "lightning_melanoma.report.evaluate:evaluate",
         "judge prediction tables: metrics with intervals, plots, one report.html",
     ),
+    "score": (
+        "lightning_melanoma.scoring.command:score",
+        "the probability that image files show a melanoma, its interval, a decision",
+    ),
 }
 
 #: Builds model and data as `fit` does, and runs neither.
@@ -49,7 +53,11 @@ _ESTIMATE = {
 }
 
 # The settings that take several words, as argparse names them: without dashes, the command's own.
-_LISTS = {"audit": ("paths", "--val"), "evaluate": ("--predictions", "--images")}
+_LISTS = {
+    "audit": ("paths", "--val"),
+    "evaluate": ("--predictions", "--images"),
+    "score": ("images", "--ckpt_path"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Image files to probabilities and decisions, by checkpoints."""
