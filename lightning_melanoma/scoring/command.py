@@ -7,7 +7,9 @@ from typing import Literal
 
 import pandas as pd
 
+from lightning_melanoma.explain.attribution import Method
 from lightning_melanoma.scoring.ensemble import Accelerator, load_member, run_members
+from lightning_melanoma.scoring.explaining import check_explanations, explain_files
 from lightning_melanoma.scoring.files import find_images
 from lightning_melanoma.scoring.judging import basis_of, judge_files
 from lightning_melanoma.scoring.words import as_text, write_table
@@ -41,6 +43,9 @@ def score(
     prevalence: float | None = None,
     views: Literal[1, 4, 8] = 4,
     out: str | None = None,
+    explain: str | None = None,
+    explain_by: Method = "grad_cam",
+    layer: str | None = None,
     accelerator: Accelerator = "auto",
 ) -> Scores:
     """Tell the probability that each image file shows a melanoma. No medical device.
@@ -56,6 +61,9 @@ def score(
             not the checkpoint's.
         views: symmetries of the image that the range is over; 1 for none.
         out: a .csv or .json file for the table.
+        explain: a folder for a picture of each image, with what spoke for melanoma in it.
+        explain_by: `grad_cam`, `integrated_gradients` or `occlusion`.
+        layer: of the network, that Grad-CAM is taken at; by default the one that tells best where.
         accelerator: `auto`, `cpu`, `cuda` or `xla`.
 
     Returns:
@@ -69,12 +77,16 @@ def score(
     if out is not None and Path(out).suffix not in _FORMATS:
         raise ValueError(f"out: expected a name that ends with .csv or .json, found {out}")
     members = [load_member(path) for path in _names(ckpt_path, "ckpt_path")]
+    if explain is not None:
+        check_explanations(members, method=explain_by, layer=layer)
     basis = basis_of(members, sensitivity=sensitivity, miss_rate=miss_rate, prevalence=prevalence)
     files = find_images(_names(images, "images"))
     said, faults = run_members(members, files, num_views=views, accelerator=accelerator)
     table = judge_files(files, faults, basis=basis, said=said, num_views=views)
     if out is not None:
         write_table(table, basis, Path(out))
+    if explain is not None:
+        explain_files(members, table, out_dir=Path(explain), method=explain_by, layer=layer)
     return Scores(table, as_text(table, basis), exit_status=int(bool(faults)))
 
 
