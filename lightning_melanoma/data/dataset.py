@@ -18,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lightning_melanoma.data.decode import ImageError, decode_image
+from lightning_melanoma.data.buffers import BatchBuffers
+from lightning_melanoma.data.decode import ImageError, decode_into
 from lightning_melanoma.data.draws import record_draws, record_keys, record_order
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
-from lightning_melanoma.records.example import parse_example
+from lightning_melanoma.records.example import parse_field
 from lightning_melanoma.records.storage import Shard, ShardReader
 from lightning_melanoma.records.tfrecord import CorruptRecordError, unframe
 
 # Batches that are decoded before they are asked for: one being taken, one ready, one under way.
 _BATCHES_AHEAD = 3
-# Records a task of the thread pool: few enough that the threads end together, enough to hide its
-# cost.
-_ROWS_A_TASK = 8
+# Most records a task of the thread pool: enough to hide its cost.
+_ROWS_A_TASK = 32
 
 # The places in a batch that could not be read, each with the reason.
 _Faults = list[tuple[int, Exception]]
@@ -95,6 +95,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         self._sampling = sampling
         self._readers: dict[int, ShardReader] = {}
         self._lock = threading.Lock()
+        self._buffers = self._new_buffers()
 
     @property
     def num_records(self) -> int:
@@ -132,10 +133,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         Raises:
             CorruptRecordError: the shard is damaged, or has changed since it was indexed.
         """
-        shard, record, offset, length = (int(part) for part in self._places[row])
+        shard, record, offset, length = self._places[row].tolist()
         frame = self._reader(shard).read(offset, length)
         payload = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
-        image = parse_example(payload)["image"]
+        image = parse_field(payload, "image")
         assert isinstance(image, bytes)
         return image
 
@@ -146,8 +147,19 @@ class MelanomaDataset(IterableDataset[Batch]):
             CorruptRecordError: as `image_bytes`.
             ImageError: the bytes are no image; the message says where they lie.
         """
+        pixels = np.empty((self.image_size, self.image_size, 3), np.uint8)
+        self.decode_into(row, pixels)
+        return pixels
+
+    def decode_into(self, row: int, out: NDArray[np.uint8]) -> None:
+        """Decode the image of a row of the table into (image_size, image_size, 3) uint8.
+
+        Raises:
+            CorruptRecordError: as `image_bytes`.
+            ImageError: as `decode`.
+        """
         try:
-            return decode_image(self.image_bytes(row), self.image_size)
+            decode_into(self.image_bytes(row), out)
         except ImageError as error:
             shard, record, offset, _ = self._places[row]
             raise ImageError(
@@ -180,10 +192,12 @@ class MelanomaDataset(IterableDataset[Batch]):
         positions = self.positions(step)
         rows = order.rows[positions % self.num_records]
         repeats = order.repeats[positions % self.num_records]
-        pixels = np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        pixels = self._buffers.take()
+        # A batch is shared by all threads, so that the first one is there as early as can be.
+        share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
         tasks = [
-            pool.submit(self._fill, pixels, rows, range(len(rows))[at : at + _ROWS_A_TASK])
-            for at in range(0, len(rows), _ROWS_A_TASK)
+            pool.submit(self._fill, pixels, rows, range(len(rows))[at : at + share])
+            for at in range(0, len(rows), share)
         ]
         batch = Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
@@ -198,8 +212,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         faults: _Faults = []
         for place in places:
             try:
-                pixels[place] = self.decode(int(rows[place]))
+                self.decode_into(int(rows[place]), pixels[place])
             except (CorruptRecordError, ImageError) as error:
+                # What an earlier batch left there is nobody's business.
+                pixels[place] = 0
                 faults.append((place, error))
         return faults
 
@@ -210,11 +226,17 @@ class MelanomaDataset(IterableDataset[Batch]):
             return self._readers[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files and locks stay with their process.
-        return {**self.__dict__, "_readers": {}, "_lock": None}
+        # Open files, locks and memory stay with their process.
+        return {**self.__dict__, "_readers": {}, "_lock": None, "_buffers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+        self._buffers = self._new_buffers()
+
+    def _new_buffers(self) -> BatchBuffers:
+        shape = (self.batch_size // self.world_size, self.image_size, self.image_size, 3)
+        # One more than are ahead: the one that the training step holds.
+        return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 1)
 
 
 class _Pending:

@@ -113,6 +113,14 @@ def test_workers_and_threads_change_nothing(split):
             assert_same(ours, theirs)
 
 
+def test_a_batch_that_is_kept_is_not_overwritten_by_later_ones(split):
+    ours = dataset(split, shuffle=False)
+    kept = [batch for _ in range(3) for batch in ours]
+    for batch in kept:
+        for image, row in zip(batch.images, batch.rows, strict=True):
+            assert np.array_equal(image.permute(1, 2, 0), ours.decode(int(row)))
+
+
 def test_unshuffled_rows_come_in_the_order_of_the_records(split):
     assert valid_rows(dataset(split, shuffle=False)) == list(range(35))
 
@@ -203,3 +211,5 @@ def test_what_cannot_be_read_is_skipped_and_counted_on_request(broken, num_worke
     assert sorted(valid_rows(batches)) == [0, 1, 3, 4, 6]
     assert [len(batch.rows) for batch in batches] == [4, 4]
     assert loader.skipped == {2, 5}
+    unread = [torch.isin(batch.rows, torch.tensor([2, 5])) for batch in batches]
+    assert not any(batch.images[rows].any() for batch, rows in zip(batches, unread, strict=True))

@@ -1,0 +1,31 @@
+import gc
+
+import torch
+
+from lightning_melanoma.data.buffers import BatchBuffers
+
+
+def test_memory_is_used_again_when_the_tensor_made_of_it_is_gone():
+    buffers = BatchBuffers((2, 3), num_kept=1)
+    first, second = torch.from_numpy(buffers.take()), torch.from_numpy(buffers.take())
+    place = first.data_ptr()
+    assert second.data_ptr() != place
+    del first
+    gc.collect()
+    assert torch.from_numpy(buffers.take()).data_ptr() == place
+
+
+def test_memory_stays_taken_while_any_view_of_the_tensor_lives():
+    buffers = BatchBuffers((2, 3), num_kept=1)
+    row = torch.from_numpy(buffers.take()).permute(1, 0)[0]
+    row[:] = 7
+    for _ in range(3):
+        buffers.take()[...] = 0
+    assert row.tolist() == [7, 7]
+
+
+def test_no_more_memory_is_kept_than_agreed():
+    buffers = BatchBuffers((2, 3), num_kept=2)
+    lent = [buffers.take() for _ in range(5)]
+    lent.clear()
+    assert len(buffers._idle) == 2
