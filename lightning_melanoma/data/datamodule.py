@@ -1,6 +1,5 @@
 """The data module: shards to tables to folds to loaders."""
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -11,18 +10,18 @@ import pytorch_lightning as pl
 from numpy.typing import NDArray
 
 from lightning_melanoma.data import splits
+from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.sampling import Sampling
+from lightning_melanoma.data.skipped import SkippedRecords
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
-from lightning_melanoma.records.storage import cache_dir
+from lightning_melanoma.records import storage
 
 #: Folds when none are asked for; the embedded demo data has its own number.
 _NUM_FOLDS, _DEMO_NUM_FOLDS = 5, 4
-
-_log = logging.getLogger(__name__)
 
 #: The parts of the data, by the names that tables and loaders go by.
 SplitName = Literal["train", "val", "test"]
@@ -56,6 +55,9 @@ class MelanomaDataModule(pl.LightningDataModule):
         batch_size: images a step, all devices together.
         num_workers: processes that read; 0 reads in threads of the main process.
         decode_threads: threads that decode; 0 for one a core.
+        cache: keep decoded pixels of training and validation, in memory or on a disk.
+        cache_size: most bytes that they may take, such as 8GB; None for what the machine has.
+        cache_dir: folder of the cache on a disk; None for one in the user's cache folder.
         on_corrupt: `raise` stops at a record that cannot be read, `skip` leaves it out and says so.
 
     Raises:
@@ -80,6 +82,9 @@ class MelanomaDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         decode_threads: int = 0,
+        cache: CacheKind = "none",
+        cache_size: int | str | None = None,
+        cache_dir: str | None = None,
         on_corrupt: OnCorrupt = "raise",
     ) -> None:
         super().__init__()
@@ -88,21 +93,18 @@ class MelanomaDataModule(pl.LightningDataModule):
         _at_least(0, num_workers=num_workers, decode_threads=decode_threads, fold=fold)
         self._is_demo = train is None and val is None and test is None
         self.num_folds = num_folds or (_DEMO_NUM_FOLDS if self._is_demo else _NUM_FOLDS)
-        if fold >= self.num_folds or self.num_folds < 2:
-            raise ValueError(
-                f"data.fold: expected 0 to {self.num_folds - 1} with data.num_folds "
-                f"{self.num_folds} (at least 2), found {fold}"
-            )
+        splits.check_fold(fold, self.num_folds)
         #: The splits that `predict` runs over, in this order.
         self.predict_splits: Sequence[SplitName] = ("test",)
         self._splits: dict[str, Split] = {}
         self._loaders: dict[str, MelanomaLoader] = {}
-        self._reported: set[str] = set()
+        self._skipped = SkippedRecords()
+        self._cache = CacheSettings(cache, parse_size(cache_size), cache_dir)
 
     def prepare_data(self) -> None:
         """Make the demo data if it is wanted, and index all shards, in one process a host."""
         if self._is_demo:
-            demo_data(cache_dir())
+            demo_data(storage.cache_dir())
 
     def setup(self, stage: str) -> None:
         """Read the tables that a stage needs: `fit`, `validate`, `test` or `predict`."""
@@ -151,10 +153,13 @@ class MelanomaDataModule(pl.LightningDataModule):
         self._ensure(split)
         if split not in self._loaders:
             hparams = self.hparams
+            size = hparams["image_size"]
+            # Test shards are read once.
+            keeps = split != "test"
             dataset = MelanomaDataset(
                 self._splits[split].table,
                 self._splits[split].shards,
-                image_size=hparams["image_size"],
+                image_size=size,
                 batch_size=hparams["batch_size"],
                 seed=_seed(),
                 shuffle=split == "train",
@@ -163,6 +168,7 @@ class MelanomaDataModule(pl.LightningDataModule):
                 decode_threads=hparams["decode_threads"],
                 on_corrupt=hparams["on_corrupt"],
                 sampling=self._sampling() if split == "train" else None,
+                cache=self._cache.open(self._splits[split], size) if keeps else None,
             )
             self._loaders[split] = MelanomaLoader(
                 dataset,
@@ -196,20 +202,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         """Report the records that were left out, once each, and let the stage's loaders go."""
         for name, split in self._splits.items():
             loader = self._loaders.pop(name, None)
-            unreadable = split.table["image_name"].iloc[
-                np.array(sorted(loader.skipped if loader else ()), np.int64)
-            ]
-            lines = [
-                *split.skipped,
-                *(f"{image}: its image cannot be read" for image in unreadable),
-            ]
-            new = [line for line in lines if line not in self._reported]
-            if new:
-                total = len(split.table) + len(split.skipped)
-                _log.warning("%s: %d of %d records were skipped:", name, len(new), total)
-                for line in new:
-                    _log.warning("  %s", line)
-            self._reported.update(new)
+            self._skipped.report(name, split, loader.skipped if loader else ())
 
     def _ensure(self, split: SplitName) -> None:
         if split not in self._splits:
@@ -251,6 +244,11 @@ class MelanomaDataModule(pl.LightningDataModule):
                 splits.check_extra(extra, val)
             train = splits.add_extra(train, extra)
         exclusion.report()
+        self._cache.check(
+            len(train.table) + len(val.table),
+            self.hparams["image_size"],
+            num_processes=self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1,
+        )
         self._splits["train"], self._splits["val"] = train, val
 
     def _setup_test(self, stage: str) -> None:
@@ -269,7 +267,7 @@ class MelanomaDataModule(pl.LightningDataModule):
     ) -> Split:
         paths = self.hparams[split]
         if self._is_demo and split != "extra_train":
-            paths = demo_data(cache_dir()).as_posix()
+            paths = demo_data(storage.cache_dir()).as_posix()
         if paths is None:
             raise ValueError(
                 f"data.{split}: expected shards, found none; give --data.{split} PATH "

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lightning_melanoma.data.buffers import BatchBuffers
+from lightning_melanoma.data.cache import PixelCache
 from lightning_melanoma.data.decode import ImageError, decode_into
 from lightning_melanoma.data.draws import record_draws, record_keys, record_order
+from lightning_melanoma.data.pending import Faults, PendingBatch
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
@@ -32,9 +34,6 @@ from lightning_melanoma.records.tfrecord import CorruptRecordError, unframe
 _BATCHES_AHEAD = 3
 # Most records a task of the thread pool: enough to hide its cost.
 _ROWS_A_TASK = 32
-
-# The places in a batch that could not be read, each with the reason.
-_Faults = list[tuple[int, Exception]]
 
 
 class MelanomaDataset(IterableDataset[Batch]):
@@ -52,6 +51,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         decode_threads: threads that read and decode; 0 for one a core.
         on_corrupt: raise the error of a record that cannot be read, or mask its row.
         sampling: which rows an epoch shows; None for each of the table once.
+        cache: of the pixels of this table's rows; None for none.
 
     Raises:
         ValueError: `world_size` does not divide `batch_size`.
@@ -71,6 +71,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         decode_threads: int = 0,
         on_corrupt: OnCorrupt = "raise",
         sampling: Sampling | None = None,
+        cache: PixelCache | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(
@@ -86,6 +87,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.world_size = world_size
         self.decode_threads = decode_threads or len(os.sched_getaffinity(0))
         self.on_corrupt = on_corrupt
+        self.cache = cache
         self.epoch = 0
         #: The first global batch to yield: above 0 when an epoch is resumed.
         self.start = 0
@@ -188,7 +190,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, order: EpochRows, step: int) -> "_Pending":
+    def _begin(self, pool: ThreadPoolExecutor, order: EpochRows, step: int) -> PendingBatch:
         positions = self.positions(step)
         rows = order.rows[positions % self.num_records]
         repeats = order.repeats[positions % self.num_records]
@@ -206,18 +208,25 @@ class MelanomaDataset(IterableDataset[Batch]):
             torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows], repeats)),
             torch.from_numpy(rows),
         )
-        return _Pending(batch, tasks, self.on_corrupt)
+        return PendingBatch(batch, tasks, self.on_corrupt)
 
-    def _fill(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], places: range) -> _Faults:
-        faults: _Faults = []
+    def _fill(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], places: range) -> Faults:
+        faults: Faults = []
         for place in places:
             try:
-                self.decode_into(int(rows[place]), pixels[place])
+                self._load(int(rows[place]), pixels[place])
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
                 pixels[place] = 0
                 faults.append((place, error))
         return faults
+
+    def _load(self, row: int, out: NDArray[np.uint8]) -> None:
+        if self.cache is not None and self.cache.read(row, out):
+            return
+        self.decode_into(row, out)
+        if self.cache is not None:
+            self.cache.write(row, out)
 
     def _reader(self, shard: int) -> ShardReader:
         with self._lock:
@@ -237,20 +246,3 @@ class MelanomaDataset(IterableDataset[Batch]):
         shape = (self.batch_size // self.world_size, self.image_size, self.image_size, 3)
         # One more than are ahead: the one that the training step holds.
         return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 1)
-
-
-class _Pending:
-    """A batch whose pixels are still being decoded."""
-
-    def __init__(self, batch: Batch, tasks: list[Future[_Faults]], on_corrupt: OnCorrupt) -> None:
-        self._batch = batch
-        self._tasks = tasks
-        self._on_corrupt = on_corrupt
-
-    def finish(self) -> Batch:
-        """Wait for the pixels; raise the first fault, or mask the rows of all of them."""
-        for place, error in [fault for task in self._tasks for fault in task.result()]:
-            if self._on_corrupt == "raise":
-                raise error
-            self._batch.valid[place] = False
-        return self._batch

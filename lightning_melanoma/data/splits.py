@@ -96,6 +96,19 @@ def check_patients(train: Split) -> None:
         )
 
 
+def check_fold(fold: int, num_folds: int) -> None:
+    """Check that a fold is one of several.
+
+    Raises:
+        ValueError: it is none of them, or there are fewer than two.
+    """
+    if fold >= num_folds or num_folds < 2:
+        raise ValueError(
+            f"data.fold: expected 0 to {num_folds - 1} with data.num_folds "
+            f"{num_folds} (at least 2), found {fold}"
+        )
+
+
 def check_names(split: Split, what: str) -> None:
     """Check that each image is in a split once.
 

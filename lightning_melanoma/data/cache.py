@@ -1,0 +1,192 @@
+"""Decoded pixels kept from the first epoch for the later ones: in memory, or on a disk.
+
+A cache answers by row of a split's table. It holds what the decoder made of a record, never what
+augmentation did, so it is filled once. A record that cannot be read is never in it: it is tried,
+and masked, in every epoch. Here are the memory's cache and what both kinds may take;
+`data.pixel_files` keeps pixels on a disk.
+"""
+
+import mmap
+import re
+import shutil
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_melanoma.data.pixel_files import PixelFiles
+from lightning_melanoma.data.table import Split
+from lightning_melanoma.records.storage import cache_dir
+
+#: Where decoded pixels are kept between epochs.
+CacheKind = Literal["none", "ram", "disk"]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class PixelCache(Protocol):
+    """Pixels by row; any number of threads, and of forked processes, may read and write at once."""
+
+    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
+        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no.
+
+        After a no, the content of `out` is undefined.
+        """
+
+    def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep the pixels of a row, (H, W, 3) uint8."""
+
+
+class MemoryCache:
+    """Pixels in memory that forked data-loading workers share.
+
+    Memory is taken from the system as rows come in.
+
+    Args:
+        num_rows: of the table.
+        image_size: pixels of a side.
+    """
+
+    def __init__(self, num_rows: int, image_size: int) -> None:
+        shape = (num_rows, image_size, image_size, 3)
+        self._pixels = _shared(shape)
+        # Set when the pixels are there: a worker that ends in between leaves none behind.
+        self._is_kept = _shared((num_rows,))
+
+    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
+        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no."""
+        if not self._is_kept[row]:
+            return False
+        out[...] = self._pixels[row]
+        return True
+
+    def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep the pixels of a row, (H, W, 3) uint8."""
+        self._pixels[row] = pixels
+        self._is_kept[row] = 1
+
+    def __reduce__(self) -> tuple[type, tuple[int, ...]]:
+        """Pickle without the pixels: a process that is not forked begins with an empty cache."""
+        return type(self), self._pixels.shape[:2]
+
+
+class CacheSettings(NamedTuple):
+    """What the user said of the cache.
+
+    Attributes:
+        kind: where pixels are kept.
+        size: bytes that it may take, all splits together; None for what the machine has.
+        folder: of the disk's cache; None for one in the user's cache folder.
+    """
+
+    kind: CacheKind
+    size: int | None
+    folder: str | None
+
+    def open(self, split: Split, image_size: int) -> PixelCache | None:
+        """Return a cache for the rows of a split's table, None for none.
+
+        Args:
+            split: whose pixels are kept.
+            image_size: pixels of a side.
+        """
+        if self.kind == "ram":
+            return MemoryCache(len(split.table), image_size)
+        if self.kind == "disk":
+            places = split.table[["shard", "record"]].to_numpy(np.int64)
+            return PixelFiles(places, split.shards, folder=self._folder(), image_size=image_size)
+        return None
+
+    def check(self, num_images: int, image_size: int, *, num_processes: int = 1) -> None:
+        """Check that the pixels of some images fit.
+
+        Args:
+            num_images: to be kept, of all splits.
+            image_size: pixels of a side.
+            num_processes: of this host, each of which keeps its own in memory.
+
+        Raises:
+            ValueError: they do not.
+            OSError: the folder cannot be made or written.
+        """
+        if self.kind == "none":
+            return
+        needed = num_images * image_size**2 * 3
+        what = f"{needed:,} bytes for {num_images:,} images of {image_size} x {image_size} pixels"
+        ways = "or a smaller data.image_size, or data.cache none"
+        if self.size is not None and needed > self.size:
+            raise ValueError(
+                f"data.cache_size: expected at least {what}, found {self.size:,}; give more, {ways}"
+            )
+        if self.kind == "disk":
+            self._check_disk(needed, what, ways)
+            return
+        available = _available_memory()
+        if available is not None and needed * num_processes > available:
+            each = f" in each of {num_processes} processes" if num_processes > 1 else ""
+            raise ValueError(
+                f"data.cache ram: expected memory for {what}{each}, found {available:,} available; "
+                f"give data.cache disk, {ways}"
+            )
+
+    def _folder(self) -> Path:
+        return Path(self.folder).expanduser() if self.folder else cache_dir() / "pixels"
+
+    def _check_disk(self, needed: int, what: str, ways: str) -> None:
+        folder = self._folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Blocks of 512 bytes: the files are sparse.
+            kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        except OSError as error:
+            raise OSError(
+                f"data.cache_dir: expected a folder that can be written, found {folder} "
+                f"({error.strerror}); name another"
+            ) from error
+        free = shutil.disk_usage(folder).free
+        # What an earlier run kept there is not needed again; whose it is, the files tell later.
+        if needed - kept > free:
+            raise ValueError(
+                f"data.cache_dir {folder}: expected room for {what}, found {free:,} bytes free; "
+                f"name another folder, {ways}"
+            )
+
+
+def parse_size(size: int | str | None) -> int | None:
+    """Return a number of bytes; `8GB` and `8GiB` are understood as usual.
+
+    Raises:
+        ValueError: it is no size, or not above 0.
+    """
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(size).strip().lower())
+    units = _UNITS | _BINARY_UNITS
+    if found is None or found[2] not in units or float(found[1]) == 0:
+        raise ValueError(f"data.cache_size: expected bytes, such as 8GB, found {size}")
+    return int(float(found[1]) * units[found[2]])
+
+
+def _shared(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    # Anonymous and shared: what a forked process writes, all see.
+    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)
+
+
+def _available_memory() -> int | None:
+    """Return the bytes that can still be had, None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    # "16384 kB", by which the kernel means KiB.
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        # The limit of a container.
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+    except OSError:
+        return available
+    return min(available, int(limit) - int(used)) if limit.isdigit() else available

@@ -1,0 +1,40 @@
+"""A batch whose pixels are still being decoded by other threads."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.data.table import OnCorrupt
+
+#: The places in a batch that could not be read, each with the reason.
+Faults = list[tuple[int, Exception]]
+
+
+class PendingBatch:
+    """Becomes a batch when its tasks are done.
+
+    Args:
+        batch: complete but for its pixels.
+        tasks: that fill them in.
+        on_corrupt: raise the first fault, or mask the rows of all of them.
+    """
+
+    def __init__(
+        self, batch: Batch, tasks: Sequence[Future[Faults]], on_corrupt: OnCorrupt
+    ) -> None:
+        self._batch = batch
+        self._tasks = tasks
+        self._on_corrupt = on_corrupt
+
+    def finish(self) -> Batch:
+        """Wait for the pixels and return the batch.
+
+        Raises:
+            CorruptRecordError: the first fault, or another, if they are to be raised.
+            ImageError: as `CorruptRecordError`.
+        """
+        for place, error in [fault for task in self._tasks for fault in task.result()]:
+            if self._on_corrupt == "raise":
+                raise error
+            self._batch.valid[place] = False
+        return self._batch

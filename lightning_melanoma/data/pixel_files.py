@@ -1,0 +1,204 @@
+"""Decoded pixels on a disk: a file a shard, shared by runs and processes.
+
+A file is named by the shard's URL and the image size, and begins with a key that tells the shard's
+size and version mark, the image size and the decoder's version; a file with another key is replaced
+by an empty one. Behind it lies a slot a record: its pixels, then a mark, the sum of the pixels as
+64-bit words, written when the pixels are. A slot counts when its mark is right, which is checked
+once by every process. So a slot that was being written when a process was killed or the power
+failed, or that another process is writing, is one that is not there yet; two processes that fill
+the same slot write the same bytes.
+
+Files are sparse, and read and written by position, not mapped: a full disk is then an error that
+can be told, not a signal that ends the process.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from multiprocessing.synchronize import Semaphore
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import simplejpeg
+from numpy.typing import NDArray
+
+from lightning_melanoma.records.storage import Shard
+
+#: Raised with every change of the file format, or of what `data.decode` makes of the same bytes.
+PIXELS_FORMAT = 1
+
+# A page, so that slots begin at one; the key takes its first bytes.
+_HEADER_SIZE = 4096
+_MARK_SIZE = 8
+
+_log = logging.getLogger(__name__)
+
+
+class PixelFiles:
+    """The pixels of a split's rows, in one file for each of its shards.
+
+    Args:
+        places: (N, 2) int64, shard (number in `shards`) and record of each row.
+        shards: of the split.
+        folder: of the files; it exists.
+        image_size: pixels of a side.
+    """
+
+    def __init__(
+        self,
+        places: NDArray[np.int64],
+        shards: Sequence[Shard],
+        *,
+        folder: Path,
+        image_size: int,
+    ) -> None:
+        self._places = places
+        self._shards = list(shards)
+        self._folder = folder
+        self._image_size = image_size
+        self._row_size = image_size * image_size * 3
+        # Rows whose mark this process has checked or written.
+        self._is_known = bytearray(len(places))
+        self._is_full = False
+        self._lock, self._may_tell = _own_locks()
+        self._files: dict[int, int | None] = {}
+
+    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
+        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no."""
+        file, start = self._slot(row)
+        if file is None:
+            return False
+        if self._is_known[row]:
+            return os.preadv(file, [out.data], start) == self._row_size
+        mark = os.pread(file, _MARK_SIZE, start + self._row_size)
+        # Behind the end of the file there is nothing, in a hole of it zeros.
+        if len(mark) < _MARK_SIZE or not any(mark):
+            return False
+        if os.preadv(file, [out.data], start) != self._row_size or _mark(out) != mark:
+            return False
+        self._is_known[row] = 1
+        return True
+
+    def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep the pixels of a row, (H, W, 3) uint8; where the disk is full, say so once."""
+        file, start = self._slot(row)
+        if file is None or self._is_full:
+            return
+        try:
+            _write(file, pixels.data.cast("B"), start)
+            _write(file, memoryview(_mark(pixels)), start + self._row_size)
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._is_known[row] = 1
+
+    def _slot(self, row: int) -> tuple[int | None, int]:
+        shard, record = self._places[row].tolist()
+        if shard not in self._files:
+            with self._lock:
+                if shard not in self._files:
+                    self._files[shard] = self._open(shard)
+        return self._files[shard], _HEADER_SIZE + record * (self._row_size + _MARK_SIZE)
+
+    def _open(self, shard: int) -> int | None:
+        try:
+            file = _open_file(self._folder, self._shards[shard], self._image_size)
+        except OSError as error:
+            self._give_up(error)
+            return None
+        weakref.finalize(self, os.close, file)
+        return file
+
+    def _give_up(self, error: OSError) -> None:
+        self._is_full = True
+        if self._may_tell.acquire(block=False):
+            _log.warning(
+                "data.cache disk: %s cannot be written (%s); going on without keeping more.",
+                self._folder,
+                error.strerror,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens its own.
+        return {**self.__dict__, "_files": {}, "_lock": None, "_may_tell": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._may_tell = _own_locks()
+
+
+def _own_locks() -> tuple[threading.Lock, Semaphore]:
+    # The second one is taken once, by the one of all forked processes that says the disk is full.
+    return threading.Lock(), multiprocessing.get_context("fork").Semaphore(1)
+
+
+def _open_file(folder: Path, shard: Shard, image_size: int) -> int:
+    if not shard.version:
+        # Nothing would tell that its content has changed: kept for this run only.
+        with tempfile.TemporaryFile(dir=folder) as unnamed:
+            return os.dup(unnamed.fileno())
+    name = hashlib.sha256(shard.url.encode()).hexdigest()[:32]
+    path = folder / f"{name}-{image_size}.pixels"
+    key = _key(shard, image_size)
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            _create(path, key, is_new=True)
+            continue
+        if os.pread(file, len(key), 0) == key:
+            return file
+        os.close(file)
+        _create(path, key, is_new=False)
+
+
+def _create(path: Path, key: bytes, *, is_new: bool) -> None:
+    # Written aside: the file appears with its key. Whoever holds the one before goes on with that.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    aside.write_bytes(key)
+    try:
+        if is_new:
+            os.link(aside, path)
+        else:
+            aside.replace(path)
+    except FileExistsError:
+        # Another process was faster.
+        pass
+    except OSError:
+        # A file system without hard links: of two processes the later one wins.
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _key(shard: Shard, image_size: int) -> bytes:
+    decoder = f"simplejpeg {simplejpeg.__version__}, pillow {PIL.__version__}"
+    key = [PIXELS_FORMAT, shard.url, shard.size, shard.version, image_size, decoder]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return f"lightning_melanoma pixels {digest}\n".encode()
+
+
+def _mark(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the 8 bytes that tell that the pixels are whole; never all zeros.
+
+    What is to be found are pages that were not written, not an adversary: a sum does, at a tenth of
+    the time of a CRC.
+    """
+    flat = pixels.reshape(-1)
+    whole = len(flat) // _MARK_SIZE * _MARK_SIZE
+    total = int(flat[:whole].view(np.uint64).sum()) + int(flat[whole:].sum())
+    return (total % (2**64 - 1) + 1).to_bytes(_MARK_SIZE, "little")
+
+
+def _write(file: int, content: memoryview, start: int) -> None:
+    while content:
+        written = os.pwrite(file, content, start)
+        content, start = content[written:], start + written

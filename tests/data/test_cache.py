@@ -1,0 +1,223 @@
+import logging
+import os
+import resource
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg, write_shards
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_melanoma.data.cache import CacheSettings, MemoryCache, parse_size
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.table import read_split
+
+NUM_RECORDS = 21
+# The records of these rows cannot be read.
+BROKEN = {4, 13}
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """21 records in 3 shards, two of which are damaged behind the index's back."""
+    folder = tmp_path_factory.mktemp("split")
+    paths = write_shards(folder, num_shards=3, num_records=7)
+    found = read_split(str(folder), prefix="train", metadata=None, on_corrupt="raise")
+    for row in BROKEN:
+        shard, offset = found.table[["shard", "offset"]].iloc[row]
+        damaged = bytearray(paths[shard].read_bytes())
+        damaged[offset + 40] ^= 1
+        status = paths[shard].stat()
+        paths[shard].write_bytes(damaged)
+        os.utime(paths[shard], ns=(status.st_atime_ns, status.st_mtime_ns))
+    return found
+
+
+def loader(split, kind, folder, *, num_workers=0, **changes) -> MelanomaLoader:
+    cache = CacheSettings(kind, None, str(folder)).open(split, 32)
+    settings = {"image_size": 32, "batch_size": 6, "shuffle": True, "on_corrupt": "skip"}
+    dataset = MelanomaDataset(split.table, split.shards, cache=cache, **settings | changes)
+    return MelanomaLoader(dataset, num_workers=num_workers)
+
+
+@given(
+    kind=st.sampled_from(["none", "ram", "disk"]),
+    decode_threads=st.integers(1, 4),
+    world_size=st.sampled_from([1, 2, 3]),
+    seed=st.integers(0, 3),
+    restarts=st.booleans(),
+)
+@settings(max_examples=40)
+def test_batches_do_not_depend_on_cache_threads_or_ranks(
+    split, tmp_path_factory, kind, decode_threads, world_size, seed, restarts
+):
+    folder = tmp_path_factory.mktemp("cache")
+    plain = loader(split, "none", folder, seed=seed)
+    ranks = [
+        loader(
+            split,
+            kind,
+            folder,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            decode_threads=decode_threads,
+        )
+        for rank in range(world_size)
+    ]
+    for epoch in range(3):
+        expected = list(plain)
+        found = [list(rank) for rank in ranks]
+        for step, batch in enumerate(expected):
+            for name, theirs in zip(batch._fields, batch, strict=True):
+                ours = torch.cat([getattr(batches[step], name) for batches in found])
+                assert torch.equal(ours, theirs), (epoch, step, name)
+        seen = [int(row) for batch in expected for row in batch.rows[batch.valid]]
+        assert sorted(seen) == sorted(set(range(NUM_RECORDS)) - BROKEN)
+        if restarts:
+            for rank in ranks:
+                rank.source.cache = CacheSettings(kind, None, str(folder)).open(split, 32)
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_later_epochs_need_no_shards(tmp_path, kind, num_workers):
+    paths = write_shards(tmp_path / "shards", num_shards=2, num_records=6)
+    whole = read_split(str(tmp_path / "shards"), prefix="train", metadata=None, on_corrupt="raise")
+    (tmp_path / "cache").mkdir()
+    ours = loader(whole, kind, tmp_path / "cache", num_workers=num_workers, on_corrupt="raise")
+    first = torch.cat([batch.images[batch.rows.argsort()] for batch in ours])
+    for path in paths:
+        path.write_bytes(b"")
+    ours.source._readers.clear()
+    second = torch.cat([batch.images for batch in ours])
+    assert first.sum() == second.sum()
+
+
+def test_the_memory_cache_says_no_until_it_was_told():
+    cache = MemoryCache(3, 2)
+    out = np.empty((2, 2, 3), np.uint8)
+    assert not cache.read(1, out)
+    cache.write(1, np.full((2, 2, 3), 7, np.uint8))
+    assert cache.read(1, out)
+    assert (out == 7).all()
+    assert not cache.read(2, out)
+
+
+@pytest.mark.parametrize("kind", ["none", "ram"])
+def test_memory_does_not_grow_with_epochs(tmp_path, kind):
+    write_shards(tmp_path, num_shards=1, num_records=64, image=jpeg(0, size=256))
+    whole = read_split(str(tmp_path), prefix="train", metadata=None, on_corrupt="raise")
+    ours = loader(whole, kind, tmp_path, image_size=256, batch_size=16)
+    ours.source.cache = CacheSettings(kind, None, None).open(whole, 256)
+    sizes = [resident_size() for _ in range(6) if all(len(batch) for batch in ours)]
+    # A batch has 3 MB: losing one an epoch would be 12.
+    assert sizes[-1] - sizes[1] < 6e6
+
+
+def resident_size() -> int:
+    with open("/proc/self/statm") as numbers:  # noqa: PTH123 - no file of ours
+        return int(numbers.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (None, None),
+        (12, 12),
+        ("12", 12),
+        ("8GB", 8 * 10**9),
+        ("1.5 gib", 3 * 2**29),
+        ("500M", 5 * 10**8),
+        ("2KiB", 2048),
+        ("7b", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "8XB", "-1", 0, "8 G B", "8ib"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match=r"data.cache_size: expected bytes, such as 8GB, found"):
+        parse_size(text)
+
+
+def datamodule(folder, **changes) -> MelanomaDataModule:
+    settings = {"train": str(folder), "image_size": 32, "batch_size": 8, "num_folds": 4}
+    return MelanomaDataModule(**settings | changes)
+
+
+def test_a_cache_that_is_too_small_is_refused_in_one_line(shards):
+    message = (
+        r"data.cache_size: expected at least 98,304 bytes for 32 images of 32 x 32 pixels, "
+        r"found 50,000; give more, or a smaller data.image_size, or data.cache none"
+    )
+    with pytest.raises(ValueError, match=message):
+        datamodule(shards, cache="ram", cache_size=50_000).setup("fit")
+    datamodule(shards, cache="ram", cache_size="0.1MB").setup("fit")
+
+
+def test_more_than_the_memory_of_the_machine_is_refused(shards):
+    with pytest.raises(ValueError, match=r"data.cache ram: expected memory for .* available"):
+        datamodule(shards, cache="ram", image_size=200_000).setup("fit")
+
+
+def test_more_than_the_room_on_the_disk_is_refused(shards, tmp_path):
+    with pytest.raises(ValueError, match=r"data.cache_dir .*: expected room for .* bytes free"):
+        datamodule(shards, cache="disk", cache_dir=str(tmp_path / "c"), image_size=1_000_000).setup(
+            "fit"
+        )
+
+
+def test_a_folder_that_cannot_be_made_is_refused(shards, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"data.cache_dir: expected a folder that can be written"):
+        datamodule(shards, cache="disk", cache_dir=str(tmp_path / "file" / "c")).setup("fit")
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_training_and_validation_are_kept_and_test_is_not(shards, tmp_path, kind):
+    data = datamodule(shards, test=str(shards), cache=kind, cache_dir=str(tmp_path / "c"))
+    plain = datamodule(shards)
+    for split in ("train", "val"):
+        for _ in range(2):
+            for ours, theirs in zip(data.loader(split), plain.loader(split), strict=True):
+                assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert data.loader("train").source.cache is not None
+    assert data.loader("test").source.cache is None
+
+
+@contextmanager
+def file_size_limit(size: int):
+    """Let writes behind `size` bytes of any file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_disk_that_becomes_full_is_said_once_and_training_goes_on(shards, tmp_path, num_workers):
+    changes = {"cache": "disk", "cache_dir": str(tmp_path / "c"), "num_workers": num_workers}
+    # Batches that small, as workers hand them over in files, under the same limit.
+    data = datamodule(shards, batch_size=2, **changes)
+    plain = datamodule(shards, batch_size=2)
+    # A file, so that what workers say is in it as well.
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger("lightning_melanoma").addHandler(handler)
+    # Room for two of a shard's eight images, and part of the third.
+    with file_size_limit(12_000):
+        for _ in range(2):
+            for ours, theirs in zip(data.loader("train"), plain.loader("train"), strict=True):
+                assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    logging.getLogger("lightning_melanoma").removeHandler(handler)
+    handler.close()
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.endswith("cannot be written (File too large); going on without keeping more.")
