@@ -9,19 +9,16 @@ import pandas as pd
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 
-from lightning_melanoma.data import splits
 from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
-from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.sampling import Sampling
+from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
+from lightning_melanoma.data.splits import FoldRule
 from lightning_melanoma.data.synthetic import demo_data
-from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
+from lightning_melanoma.data.table import OnCorrupt, Split
 from lightning_melanoma.records import storage
-
-#: Folds when none are asked for; the embedded demo data has its own number.
-_NUM_FOLDS, _DEMO_NUM_FOLDS = 5, 4
 
 #: The parts of the data, by the names that tables and loaders go by.
 SplitName = Literal["train", "val", "test"]
@@ -73,7 +70,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         extra_rate: float | None = None,
         positive_rate: float | None = None,
         metadata: str | None = None,
-        split: splits.FoldRule | None = None,
+        split: FoldRule | None = None,
         num_folds: int | None = None,
         fold: int = 0,
         allow_patient_overlap: bool = False,
@@ -91,9 +88,19 @@ class MelanomaDataModule(pl.LightningDataModule):
         self.save_hyperparameters(logger=False)
         _at_least(1, image_size=image_size, batch_size=batch_size)
         _at_least(0, num_workers=num_workers, decode_threads=decode_threads, fold=fold)
-        self._is_demo = train is None and val is None and test is None
-        self.num_folds = num_folds or (_DEMO_NUM_FOLDS if self._is_demo else _NUM_FOLDS)
-        splits.check_fold(fold, self.num_folds)
+        self._selection = Selection(
+            train=train,
+            val=val,
+            test=test,
+            extra_train=extra_train,
+            metadata=metadata,
+            split=split,
+            num_folds=num_folds,
+            fold=fold,
+            allow_patient_overlap=allow_patient_overlap,
+            exclude=exclude,
+            on_corrupt=on_corrupt,
+        )
         #: The splits that `predict` runs over, in this order.
         self.predict_splits: Sequence[SplitName] = ("test",)
         self._splits: dict[str, Split] = {}
@@ -103,7 +110,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the demo data if it is wanted, and index all shards, in one process a host."""
-        if self._is_demo:
+        if self._selection.is_demo:
             demo_data(storage.cache_dir())
 
     def setup(self, stage: str) -> None:
@@ -115,7 +122,7 @@ class MelanomaDataModule(pl.LightningDataModule):
             self._setup_training()
         wants_test = stage == "test" or (stage == "predict" and "test" in self.predict_splits)
         if wants_test and "test" not in self._splits:
-            self._setup_test(stage)
+            self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
 
     def table(self, split: SplitName) -> pd.DataFrame:
         """Return the table of a split, a row a record, in the order of the records.
@@ -196,7 +203,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
     def has_test(self) -> bool:
         """Tell whether there is anything to predict."""
-        return self._is_demo or self.hparams["test"] is not None
+        return self._selection.has_test
 
     def teardown(self, stage: str) -> None:
         """Report the records that were left out, once each, and let the stage's loaders go."""
@@ -220,66 +227,13 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
 
     def _setup_training(self) -> None:
-        exclusion = Exclusion(self.hparams["exclude"])
-        train = self._read("train", exclusion)
-        require_targets(train, "data.train")
-        if self.hparams["val"] is not None:
-            val = self._read("val", exclusion)
-            require_targets(val, "data.val")
-        else:
-            known = not self._is_demo and (train.table["patient"] != "").any()
-            usual: splits.FoldRule = "patients" if known else "shards"
-            by = self.hparams["split"] or usual
-            train.table["fold"] = splits.assign_folds(train, by, num_folds=self.num_folds)
-            train, val = splits.hold_out(train, self.hparams["fold"])
-        splits.check_classes(train, val)
-        splits.check_patients(train)
-        checks_overlap = not self.hparams["allow_patient_overlap"]
-        if checks_overlap:
-            splits.check_overlap(train, val, splits_itself=self.hparams["val"] is None)
-        if self.hparams["extra_train"] is not None:
-            extra = self._read("extra_train", exclusion)
-            require_targets(extra, "data.extra_train")
-            if checks_overlap:
-                splits.check_extra(extra, val)
-            train = splits.add_extra(train, extra)
-        exclusion.report()
+        train, val = self._selection.read_training()
         self._cache.check(
             len(train.table) + len(val.table),
             self.hparams["image_size"],
             num_processes=self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1,
         )
         self._splits["train"], self._splits["val"] = train, val
-
-    def _setup_test(self, stage: str) -> None:
-        if not self.has_test():
-            raise ValueError(
-                "data.test: expected shards to predict, found none; give --data.test PATH"
-            )
-        test = self._read("test")
-        if stage == "test":
-            require_targets(test, "data.test")
-        splits.check_names(test, "data.test")
-        self._splits["test"] = test
-
-    def _read(
-        self, split: SplitName | Literal["extra_train"], exclusion: Exclusion | None = None
-    ) -> Split:
-        paths = self.hparams[split]
-        if self._is_demo and split != "extra_train":
-            paths = demo_data(storage.cache_dir()).as_posix()
-        if paths is None:
-            raise ValueError(
-                f"data.{split}: expected shards, found none; give --data.{split} PATH "
-                "(with no data named at all, the embedded demo data is used)"
-            )
-        return read_split(
-            paths,
-            prefix=split.removeprefix("extra_"),
-            metadata=self.hparams["metadata"],
-            on_corrupt=self.hparams["on_corrupt"],
-            exclusion=exclusion,
-        )
 
 
 def _seed() -> int:
