@@ -97,8 +97,7 @@ class StepMaker:
         self._model: MelanomaClassifier = cli.model
         hollow(self._model)
         self._model.train()
-        if self._is_mixed:
-            use_lean_batch_norm()
+        use_lean_batch_norm()
 
     def __call__(self, global_batch: int) -> Step:
         """Return the step for a batch of so many images, with a new optimizer."""

@@ -135,8 +135,7 @@ class SPMDStrategy(Strategy):
         self._seed = torch.initial_seed()
         precision = self.precision_plugin
         assert isinstance(precision, XLAPrecision)
-        if precision.precision == "bf16-mixed":
-            use_lean_batch_norm()
+        use_lean_batch_norm()
         if self.is_global_zero:
             _log.info("XLA: %s, %s", pjrt.description(), precision.description)
 

@@ -21,24 +21,34 @@ ours = ours.to("xla")
 """
 
 
-def test_float32_activations_give_torchs_numbers():
-    # Both compute in float32; sums over 784 values in another order differ by some units in the
-    # last place of the largest summand, about 50 in the gradients of the weights.
+def test_float32_and_float64_give_torchs_numbers_with_and_without_autocast():
+    # Sums over 784 values in another order differ by some units in the last place of the largest
+    # summand, about 50 in the gradients of the weights.
     run_on_xla(
         SETUP
         + """
-x_theirs = x.clone().requires_grad_()
-y_theirs = theirs(x_theirs)
-y_theirs.backward(grad)
-x_ours = x.to("xla").requires_grad_()
-with torch.autocast("xla", dtype=torch.bfloat16):
-    y_ours = ours(x_ours)
-y_ours.backward(grad.to("xla"))
-pairs = [(y_ours, y_theirs), (x_ours.grad, x_theirs.grad)]
-pairs += [(ours.weight.grad, theirs.weight.grad), (ours.bias.grad, theirs.bias.grad)]
-pairs += zip(ours.buffers(), theirs.buffers())
-for mine, other in pairs:
-    torch.testing.assert_close(mine.cpu(), other, rtol=1e-5, atol=1e-4)
+def compare(dtype, training, autocast):
+    mine, other = copy.deepcopy(theirs).to(dtype).to("xla"), copy.deepcopy(theirs).to(dtype)
+    mine.train(training), other.train(training)
+    x_mine, x_other = x.to(dtype).to("xla").requires_grad_(), x.to(dtype).clone().requires_grad_()
+    with torch.autocast("xla", dtype=torch.bfloat16, enabled=autocast):
+        y_mine = mine(x_mine)
+    y_other = other(x_other)
+    y_mine.backward(grad.to(dtype).to("xla"))
+    y_other.backward(grad.to(dtype))
+    pairs = [(y_mine, y_other), (x_mine.grad, x_other.grad)]
+    pairs += [(mine.weight.grad, other.weight.grad), (mine.bias.grad, other.bias.grad)]
+    pairs += zip(mine.buffers(), other.buffers())
+    unit = {torch.float32: 1.0, torch.float64: 1e-8}[dtype]
+    for one, two in pairs:
+        assert one.dtype == two.dtype
+        torch.testing.assert_close(one.cpu(), two, rtol=1e-5 * unit, atol=1e-4 * unit)
+
+
+for training in (True, False):
+    compare(torch.float32, training, True)
+    compare(torch.float32, training, False)
+    compare(torch.float64, training, False)
 """
     )
 
@@ -49,9 +59,11 @@ def test_running_variance_is_the_unbiased_one():
         + """
 few = x[:2, :, :1, :1]
 theirs(few)
-with torch.autocast("xla", dtype=torch.bfloat16):
-    ours(few.to("xla"))
-torch.testing.assert_close(ours.running_var.cpu(), theirs.running_var)
+for autocast in (True, False):
+    mine = copy.deepcopy(ours)
+    with torch.autocast("xla", dtype=torch.bfloat16, enabled=autocast):
+        mine(few.to("xla"))
+    torch.testing.assert_close(mine.running_var.cpu(), theirs.running_var)
 """
     )
 
@@ -75,11 +87,10 @@ for mode in (True, False):
     )
 
 
-def test_nothing_changes_without_autocast_and_on_the_cpu():
+def test_nothing_changes_on_the_cpu():
     run_on_xla(
         SETUP
         + """
-assert ours(x.to("xla").bfloat16().float()).dtype == torch.float32
 with torch.autocast("cpu", dtype=torch.bfloat16):
     assert theirs(x).dtype == torch.float32
 """
@@ -91,9 +102,12 @@ def test_a_norm_without_weights_and_statistics_works():
         SETUP
         + """
 bare = nn.BatchNorm2d(5, affine=False, track_running_stats=False)
-with torch.autocast("xla", dtype=torch.bfloat16):
-    y = copy.deepcopy(bare).to("xla")(x.to("xla").requires_grad_())
-y.sum().backward()
-torch.testing.assert_close(y.cpu(), bare(x), rtol=1e-5, atol=1e-4)
+# bfloat16 keeps eight bits.
+for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2**-8)):
+    with torch.autocast("xla", dtype=torch.bfloat16):
+        y = copy.deepcopy(bare).to("xla")(x.to("xla", dtype).requires_grad_())
+    y.sum().backward()
+    expected = bare(x.to(dtype).float())
+    torch.testing.assert_close(y.cpu().float(), expected, rtol=tolerance, atol=1e-4)
 """
     )
