@@ -2,9 +2,10 @@
 
     python benchmarks/host_trace.py -c conf/experiment/xception.yaml
 
-Plain is the same module with torch's batch norm and `torch.optim.AdamW`. Nothing is executed:
-parameters, state and batch are placeholders. Lightning's own loop is in neither. Flags are those of
-`fit`. Processor time of all threads, so that others on the machine do not count; best of 8 steps.
+Plain is the same module with torch's batch norm, clipping and `torch.optim.AdamW`. Nothing is
+executed: parameters, state and batch are placeholders. Lightning's own loop is in neither. Flags
+are those of `fit`. Processor time of all threads, so that others on the machine do not count; best
+of 8 steps.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import os
 import subprocess
 import sys
 import time
+
+import torch
 
 from lightning_melanoma.estimate import StepMaker
 from lightning_melanoma.xla.ahead_of_time import compiler_environment, trace_step
@@ -26,6 +29,7 @@ def measure(words: list[str], is_plain: bool) -> None:
     if is_plain:
         module = importlib.import_module("lightning_melanoma.estimate")
         module.use_lean_batch_norm = module.use_lean_adamw = lambda *_: None
+        module.clip_gradients = torch.nn.utils.clip_grad_norm_
     maker = StepMaker(words)
     traced, updates = [], []
     for _ in range(2):

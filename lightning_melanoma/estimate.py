@@ -29,7 +29,7 @@ from lightning_melanoma.xla.ahead_of_time import compiler_environment, hollow
 from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.estimate import Step, StepEstimate, estimate_step
 from lightning_melanoma.xla.estimate_table import format_table
-from lightning_melanoma.xla.optimizer import use_lean_adamw
+from lightning_melanoma.xla.optimizer import clip_gradients, make_state, use_lean_adamw
 
 _NEEDED = ("torch_xla", "jax", "libtpu")
 _BFLOAT16 = (None, "bf16-mixed", "bf16")
@@ -109,6 +109,8 @@ class StepMaker:
         trainer.optimizers.append(optimizer)
         if isinstance(optimizer, torch.optim.AdamW):
             use_lean_adamw(optimizer)
+        else:
+            make_state(optimizer)
 
         def run(tensors: Sequence[Tensor]) -> list[Tensor]:
             optimizer.zero_grad()
@@ -127,7 +129,7 @@ class StepMaker:
         if self._clip and self._clips_values:
             nn.utils.clip_grad_value_(parameters, self._clip)
         elif self._clip:
-            nn.utils.clip_grad_norm_(parameters, self._clip)
+            clip_gradients(parameters, self._clip)
 
 
 def run_estimate(words: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from lightning_melanoma.xla.chips import CHIPS, check_topology
 
 # torch_xla's name of PJRT's one CPU device here.
 _DEVICE = "xla:0"
-# Steps that are traced: the first makes the optimizer's state, the others must be alike.
+# Steps that are traced: all must be alike.
 _NUM_STEPS = 5
 # Odd, 2**32 divided by the golden ratio.
 _FAR_APART = 0x9E3779B1
@@ -113,7 +113,7 @@ def trace_step(
             device beside the state, such as the loss.
         batch: tensors on any device, `meta` for instance, of the global batch's shape and dtype.
         module: what is trained, behind `hollow`.
-        optimizer: of its parameters, without state yet.
+        optimizer: of its parameters, its state on XLA if it has any.
     """
     _XLAC = importlib.import_module("torch_xla")._XLAC
     model = importlib.import_module("torch_xla.core.xla_model")

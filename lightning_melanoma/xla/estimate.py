@@ -41,7 +41,7 @@ class Step(NamedTuple):
             the state, such as the loss.
         batch: tensors on the `meta` device, rows on their first axis.
         module: what is trained, with placeholders for data (`hollow`).
-        optimizer: of its parameters, without state.
+        optimizer: of its parameters, its state on XLA if it has any.
     """
 
     run: Callable[[Sequence[Tensor]], list[Tensor]]

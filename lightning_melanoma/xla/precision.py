@@ -5,7 +5,10 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning.plugins.precision import Precision
+from torch.optim import Optimizer
 from typing_extensions import override
+
+from lightning_melanoma.xla.optimizer import clip_gradients
 
 # Why the others are refused, and what to take.
 _REFUSED = {
@@ -51,3 +54,8 @@ class XLAPrecision(Precision):
         if self.precision == "bf16-mixed":
             return torch.autocast("xla", dtype=torch.bfloat16)
         return nullcontext()
+
+    @override
+    def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: int | float) -> None:
+        """Scale gradients so that their norm is no larger than a limit."""
+        clip_gradients(self.main_params(optimizer), clip_val)

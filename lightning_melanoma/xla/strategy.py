@@ -17,13 +17,14 @@ from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import Strategy
 from torch import Tensor
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_melanoma.xla import pjrt
 from lightning_melanoma.xla.accelerator import XLAAccelerator
 from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.hosts import gather_objects, reduce_over_hosts
-from lightning_melanoma.xla.optimizer import use_lean_adamw
+from lightning_melanoma.xla.optimizer import make_state, use_lean_adamw
 from lightning_melanoma.xla.precision import XLAPrecision
 from lightning_melanoma.xla.sharding import device_mesh, make_whole, on_cpu, sync
 from lightning_melanoma.xla.transfer import BatchSender, DeviceFeed
@@ -145,11 +146,16 @@ class SPMDStrategy(Strategy):
         for optimizer in self.optimizers:
             if isinstance(optimizer, torch.optim.AdamW):
                 use_lean_adamw(optimizer)
+            else:
+                make_state(optimizer)
+            make_whole(list(optimizer.state.values()), self.mesh)
 
     @override
     def model_to_device(self) -> None:
         assert self.model is not None
         self.model.to(self.root_device)
+        # Said from the start: a program of tensors of which it is not known is another one.
+        make_whole([*self.model.parameters(), *self.model.buffers()], self.mesh)
 
     @override
     def process_dataloader(self, dataloader: object) -> DeviceFeed:
@@ -180,6 +186,14 @@ class SPMDStrategy(Strategy):
         if isinstance(outputs, dict):
             rest = {name: value for name, value in outputs.items() if name != "loss"}
             make_whole(rest, self.mesh)
+        return outputs
+
+    @override
+    def optimizer_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().optimizer_step(optimizer, *args, **kwargs)
+        # Else the program would write all gradients to memory, where nobody reads them, and one
+        # that Lightning ends with a validation would not: it drops them there.
+        optimizer.zero_grad()
         return outputs
 
     @override

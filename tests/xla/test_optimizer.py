@@ -9,7 +9,7 @@ import torch
 import torch_xla
 import torch_xla.debug.metrics as met
 from torch import nn
-from lightning_melanoma.xla.optimizer import use_lean_adamw
+from lightning_melanoma.xla.optimizer import clip_gradients, use_lean_adamw
 
 
 def build(device, lean, **kwargs):
@@ -27,13 +27,14 @@ def build(device, lean, **kwargs):
 
 def train(device, model, optimizer, schedule, first, last):
     counts = []
+    clip = clip_gradients if device == "xla" else nn.utils.clip_grad_norm_
     for number in range(first, last):
         generator = torch.Generator().manual_seed(number)
         x = torch.randn(32, 8, generator=generator).to(device)
         y = torch.randn(32, 1, generator=generator).to(device)
         optimizer.zero_grad()
         (model(x) - y).square().mean().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        clip(model.parameters(), 0.5)
         optimizer.step()
         schedule.step()
         if device == "xla":
@@ -68,6 +69,47 @@ def test_changing_rates_compile_two_programs_in_all():
         + """
 counts = train("xla", *build("xla", True), 0, 30)
 assert counts[-1] - counts[0] == 1, counts
+"""
+    )
+
+
+def test_sgd_whose_state_was_made_has_torchs_numbers():
+    run_on_xla(
+        SETUP
+        + """
+from lightning_melanoma.xla.optimizer import make_state
+
+models = []
+for device in ("cpu", "xla"):
+    model, *_ = build(device, False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
+    if device == "xla":
+        make_state(optimizer)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 80)
+    counts = train(device, model, optimizer, schedule, 0, 40)
+    models.append(model)
+assert counts[-1] == counts[0], counts
+assert_same(models[1], models[0])
+"""
+    )
+
+
+def test_clipping_has_torchs_numbers():
+    # Sums of squares in another order.
+    run_on_xla(
+        SETUP
+        + """
+for limit in (0.1, 1e3):
+    theirs = [nn.Parameter(torch.zeros(50, 7)), nn.Parameter(torch.zeros(9))]
+    ours = [nn.Parameter(p.detach().to("xla")) for p in theirs] + [nn.Parameter(torch.zeros(1))]
+    for one, two in zip(ours, theirs):
+        two.grad = torch.randn_like(two)
+        one.grad = two.grad.to("xla")
+    norm = nn.utils.clip_grad_norm_(theirs, limit)
+    torch.testing.assert_close(clip_gradients(ours, limit).cpu(), norm, rtol=1e-6, atol=0)
+    for one, two in zip(ours, theirs):
+        torch.testing.assert_close(one.grad.cpu(), two.grad, rtol=1e-6, atol=0)
+assert clip_gradients([nn.Parameter(torch.zeros(1))], 1.0) == 0
 """
     )
 
