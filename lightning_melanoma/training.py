@@ -20,6 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
+from lightning_melanoma.callbacks.compilation import CompilationWatch
 from lightning_melanoma.callbacks.novelty import LesionGate
 from lightning_melanoma.callbacks.plots import TrainingPlots
 from lightning_melanoma.callbacks.prediction import predict_best
@@ -87,6 +88,7 @@ class MelanomaCLI(LightningCLI):
         parser.add_lightning_class_args(StopWhenFlat, "early_stopping")
         parser.add_lightning_class_args(TrainingPlots, "plots")
         parser.add_lightning_class_args(SubmissionWriter, "submission")
+        parser.add_lightning_class_args(CompilationWatch, "compilation")
         parser.add_argument(
             "--prevalence",
             type=float | None,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ pytest.importorskip("torch_xla")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def program(tmp_path):
-    """Run programs/<name>.py in this test's folder: its last line as JSON, or how it failed."""
+@pytest.fixture(scope="session")
+def run_program():
+    """Run programs/<name>.py in a folder: its last line as JSON, or how it failed."""
 
-    def run(name, *words, num_devices=1, status=0, **environment):
+    def run(folder, name, *words, num_devices=1, status=0, **environment):
         done = subprocess.run(
             [sys.executable, str(Path(__file__).parent / "programs" / f"{name}.py"), *words],
-            cwd=tmp_path,
+            cwd=folder,
             env={
                 **os.environ,
                 "PJRT_DEVICE": "CPU",
@@ -37,6 +38,12 @@ def program(tmp_path):
         return done.stderr if status else json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def program(tmp_path, run_program):
+    """Run programs/<name>.py in this test's folder."""
+    return partial(run_program, tmp_path)
 
 
 @pytest.fixture

@@ -66,3 +66,20 @@ def test_a_checkpoint_loads_where_torch_xla_is_missing(small, tmp_path):
         "torch.load('last.ckpt', weights_only=True)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_fits_in_one_process_alternate_between_xla_and_the_cpu(program):
+    fits = program("alternating", "xla", "cpu", "xla", "cpu")
+    losses = [fit["losses"] for fit in fits]
+    assert losses[2] == losses[0]
+    assert losses[3] == losses[1]
+    # Sums over eight images in another order, eight steps of Adam.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # The second one on XLA finds all of its programs.
+    assert fits[3]["programs"] == fits[0]["programs"]
+
+
+def test_a_fit_on_the_cpu_before_xla_is_told_in_one_line(program):
+    message = program("alternating", "cpu", "xla")
+    assert "before the first backward pass of this process" in message
+    assert "\n" not in message

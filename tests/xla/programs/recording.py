@@ -11,13 +11,13 @@ class StepLosses(pl.Callback):
     """Keeps losses where they are until the training ends: reading one would end a program."""
 
     def __init__(self):
-        self._losses = []
+        self.losses = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self._losses.append(outputs["loss"])
+        self.losses.append(outputs["loss"])
 
     def on_train_end(self, trainer, pl_module):
-        LOSSES.extend(float(loss) for loss in self._losses)
+        LOSSES.extend(float(loss) for loss in self.losses)
 
 
 def num_programs() -> int:
