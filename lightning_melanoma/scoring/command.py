@@ -93,7 +93,5 @@ def score(
 def _names(paths: Sequence[str | Path] | str | Path | None, setting: str) -> list[str]:
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths or [])]
     if not names:
-        raise ValueError(
-            f"{setting}: expected at least one path, found none; give --ckpt_path FILE"
-        )
+        raise ValueError(f"{setting}: expected at least one path, found none; give --{setting}")
     return names

@@ -26,6 +26,8 @@ from lightning_melanoma.scoring.files import ImageBatch, ImageFiles
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 from lightning_melanoma.tasks.loading import data_settings, load_classifier, read_checkpoint
 from lightning_melanoma.tasks.outputs import Views
+from lightning_melanoma.xla.pjrt import num_local_devices
+from lightning_melanoma.xla.strategy import SPMDStrategy
 
 #: What images are scored on: as the Trainer's setting of that name.
 Accelerator = Literal["auto", "cpu", "cuda", "xla"]
@@ -115,9 +117,7 @@ def run_members(
     faults: dict[int, str] = {}
     for size in sorted({member.image_size for member in members}):
         places = [place for place, member in enumerate(members) if member.image_size == size]
-        files = ImageFiles(
-            paths, image_size=size, batch_size=_batch_size(len(paths), trainer.num_devices)
-        )
+        files = ImageFiles(paths, image_size=size, batch_size=_batch_size(len(paths), trainer))
         network = _Networks([members[place] for place in places], num_views)
         with _quiet():
             outputs: Any = trainer.predict(network, dataloaders=files)
@@ -145,7 +145,9 @@ class _Networks(pl.LightningModule):
         images = unit_range(batch.images)
         classifiers = cast("Iterable[MelanomaClassifier]", self.classifiers)
         pairs = zip(classifiers, self._num_views, strict=True)
-        return batch.rows, [classifier.views(images, number) for classifier, number in pairs]
+        said = [classifier.views(images, number) for classifier, number in pairs]
+        # Computed anew: torch_xla refuses to make whole what came in sharded, and copies of it.
+        return torch.where(batch.rows < 0, -1, batch.rows), said
 
 
 @contextmanager
@@ -185,8 +187,10 @@ def _trainer(accelerator: Accelerator) -> pl.Trainer:
     )
 
 
-def _batch_size(num_files: int, num_devices: int) -> int:
+def _batch_size(num_files: int, trainer: pl.Trainer) -> int:
     """Return the one size of all batches: as equal as can be, a multiple of the devices."""
+    # SPMD is one device to Lightning.
+    num_devices = num_local_devices() if isinstance(trainer.strategy, SPMDStrategy) else 1
     num_batches = -(-num_files // _MAX_BATCH_SIZE)
     size = -(-num_files // num_batches)
     return -(-size // num_devices) * num_devices
