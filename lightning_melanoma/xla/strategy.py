@@ -248,6 +248,12 @@ class SPMDStrategy(Strategy):
         return torch.stack(gather_objects(tensor, self.mesh))
 
     @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        # A checkpoint begins with this. What a module reads to add to it must cut no program.
+        sync()
+        return super().lightning_module_state_dict()
+
+    @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:

@@ -70,6 +70,14 @@ def test_what_xla_cannot_do_is_one_line(fit, words, message):
     assert "Traceback" not in errors
 
 
+def test_a_program_compiled_in_steady_state_ends_a_strict_run(fit):
+    words = ["--compilation.strict", "true", "--trainer.callbacks+=recording.GrowingResult"]
+    errors = fit(*ON_XLA, *words, status=2)
+    (line,) = [line for line in errors.splitlines() if "error:" in line]
+    assert "found 1 in batch 1 of training, epoch 1: it recorded" in line
+    assert "Traceback" not in errors
+
+
 def test_the_parts_of_two_hosts_are_the_batches_of_one(program, shards):
     found = program("hosts", str(shards), num_devices=4)
     parts = zip(*found["parts"], strict=True)
