@@ -74,18 +74,11 @@ class PixelFiles:
     def read(self, row: int, out: NDArray[np.uint8]) -> bool:
         """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no."""
         file, start = self._slot(row)
-        if file is None:
+        try:
+            return file is not None and self._read(row, file, start, out)
+        except OSError as error:
+            self._give_up(error)
             return False
-        if self._is_known[row]:
-            return os.preadv(file, [out.data], start) == self._row_size
-        mark = os.pread(file, _MARK_SIZE, start + self._row_size)
-        # Behind the end of the file there is nothing, in a hole of it zeros.
-        if len(mark) < _MARK_SIZE or not any(mark):
-            return False
-        if os.preadv(file, [out.data], start) != self._row_size or _mark(out) != mark:
-            return False
-        self._is_known[row] = 1
-        return True
 
     def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Keep the pixels of a row, (H, W, 3) uint8; where the disk is full, say so once."""
@@ -99,6 +92,18 @@ class PixelFiles:
             self._give_up(error)
         else:
             self._is_known[row] = 1
+
+    def _read(self, row: int, file: int, start: int, out: NDArray[np.uint8]) -> bool:
+        if self._is_known[row]:
+            return os.preadv(file, [out.data], start) == self._row_size
+        mark = os.pread(file, _MARK_SIZE, start + self._row_size)
+        # Behind the end of the file there is nothing, in a hole of it zeros.
+        if len(mark) < _MARK_SIZE or not any(mark):
+            return False
+        if os.preadv(file, [out.data], start) != self._row_size or _mark(out) != mark:
+            return False
+        self._is_known[row] = 1
+        return True
 
     def _slot(self, row: int) -> tuple[int | None, int]:
         shard, record = self._places[row].tolist()
@@ -121,7 +126,7 @@ class PixelFiles:
         self._is_full = True
         if self._may_tell.acquire(block=False):
             _log.warning(
-                "data.cache disk: %s cannot be written (%s); going on without keeping more.",
+                "data.cache disk: %s cannot be used (%s); going on without keeping more.",
                 self._folder,
                 error.strerror,
             )

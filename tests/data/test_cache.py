@@ -220,4 +220,4 @@ def test_a_disk_that_becomes_full_is_said_once_and_training_goes_on(shards, tmp_
     logging.getLogger("lightning_melanoma").removeHandler(handler)
     handler.close()
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert line.endswith("cannot be written (File too large); going on without keeping more.")
+    assert line.endswith("cannot be used (File too large); going on without keeping more.")

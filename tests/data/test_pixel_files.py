@@ -113,6 +113,28 @@ def test_a_file_cut_anywhere_is_filled_anew(tmp_path, length):
     assert kept(files(tmp_path)) == [0]
 
 
+def test_a_disk_that_cannot_be_read_keeps_nothing_and_says_so_once(tmp_path, caplog):
+    cache = files(tmp_path)
+    cache.write(0, pixels(0))
+    # Reading what is a folder by now is an error of the system's.
+    folder = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, cache._files[0])
+    os.close(folder)
+    assert kept(cache) == kept(cache) == []
+    assert caplog.text.count("cannot be used (Is a directory)") == 1
+
+
+def test_a_file_that_cannot_be_opened_keeps_nothing_and_says_so_once(tmp_path, caplog):
+    files(tmp_path).write(0, pixels(0))
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    cache = files(tmp_path)
+    cache.write(0, pixels(0))
+    assert kept(cache) == []
+    assert caplog.text.count("cannot be used (Is a directory)") == 1
+
+
 NUM_MANY = 400
 MANY = np.stack([np.arange(NUM_MANY) % 2, np.arange(NUM_MANY) // 2], axis=1)
 
