@@ -7,6 +7,7 @@ import pytest
 import simplejpeg
 from hypothesis import settings
 
+from lightning_melanoma.records import repeating
 from lightning_melanoma.records.example import serialize_example
 from lightning_melanoma.records.tfrecord import write_shard
 
@@ -69,3 +70,17 @@ def shards(tmp_path) -> Path:
     write_shards(folder, num_shards=4, num_records=8)
     write_shards(folder, num_shards=2, num_records=5, prefix="test", start=1000, target=None)
     return folder
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """Google's storage service on loopback, where ``gs://`` leads: an empty bucket `bucket`."""
+    from storage_service import StorageService
+
+    running = StorageService()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", running.url)
+    # What is tested is that requests are repeated, not how long that takes.
+    monkeypatch.setattr(repeating, "FIRST_WAIT", 0.001)
+    repeating.tally.take()
+    yield running
+    running.close()

@@ -2,7 +2,8 @@
 
 URLs are fsspec's (``gs://``, ``s3://``, ``https://``, ``memory://``, plain paths). A gzip shard is
 known by its first two bytes, not by its name; it is unpacked once into an unnamed temporary file,
-since records are read at random.
+since records are read at random. A shard that is not what it was when it was found is never read
+on: its records would not be those of its index.
 """
 
 import gzip
@@ -15,19 +16,26 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, BinaryIO
 
-import fsspec
 import platformdirs
 
+from lightning_melanoma.records.readahead import open_stream
+from lightning_melanoma.records.remote import (
+    StoredObject,
+    UnreachableError,
+    describe,
+    is_local,
+    list_objects,
+    open_copy,
+    read_range,
+)
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords")
-# What storage services call the mark that changes with an object's content, the surest first.
-_VERSION_KEYS = ("etag", "ETag", "md5Hash", "generation", "updated", "LastModified", "mtime")
-# Large enough that a request to a bucket is mostly transfer, in bytes.
-_BLOCK_SIZE = 8 * 2**20
+# Bytes that are unpacked at a time.
+_CHUNK_SIZE = 8 * 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +46,10 @@ def cache_dir() -> Path:
     return Path(configured or platformdirs.user_cache_dir("lightning_melanoma", appauthor=False))
 
 
+class ChangedShardError(OSError):
+    """A shard is not what it was when it was found. Not to be skipped: the index is void."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One TFRecord file.
@@ -45,7 +57,8 @@ class Shard:
     Attributes:
         url: absolute path or URL.
         size: bytes as stored.
-        version: a mark that changes when the content does (etag, or time of modification in ns).
+        version: a mark that changes when the content does (a bucket's generation or etag, a file's
+            time of modification in ns); empty where there is none.
     """
 
     url: str
@@ -88,41 +101,39 @@ def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:
 
 
 def _match(path: str, prefix: str) -> list[Shard]:
-    filesystem, root = fsspec.core.url_to_fs(
-        str(Path(path).expanduser()) if _is_local(path) else path
-    )
-    if any(sign in path for sign in "*?["):
-        found = sorted(filesystem.glob(root))
-        expected = "shards that match the pattern"
-    elif filesystem.isdir(root):
-        names = sorted(str(name) for name in filesystem.ls(root, detail=False))
-        every = [name for name in names if name.removesuffix(".gz").endswith(_SUFFIXES)]
-        named = [name for name in every if PurePosixPath(name).name.startswith(prefix)]
+    try:
+        kind, found = list_objects(str(Path(path).expanduser()) if is_local(path) else path)
+    except FileNotFoundError as error:
+        if not is_local(path):
+            raise
+        raise _nothing(path, "a shard, a folder or a pattern") from error
+    if kind == "folder":
+        every = [
+            entry
+            for entry in found
+            if not entry.is_folder and entry.url.removesuffix(".gz").endswith(_SUFFIXES)
+        ]
+        named = [entry for entry in every if PurePosixPath(entry.url).name.startswith(prefix)]
         found = named or every
-        expected = f"files ending in {', '.join(_SUFFIXES)} in the folder"
-    else:
-        found = [root] if filesystem.exists(root) else []
-        expected = "a shard, a folder or a pattern"
     if not found:
-        raise FileNotFoundError(
-            f"{path}: expected {expected}, found none; check the path (working folder: "
-            f"{Path.cwd()})"
-        )
-    return [_shard(filesystem, str(name)) for name in found]
+        suffixes = ", ".join(_SUFFIXES)
+        expected = {"folder": f"files ending in {suffixes} in the folder"}
+        raise _nothing(path, expected.get(kind, "shards that match the pattern"))
+    return [_shard(entry) for entry in found]
 
 
-def _shard(filesystem: Any, name: str) -> Shard:  # noqa: ANN401 - fsspec has no types
-    info = filesystem.info(name)
-    if info["type"] == "directory":
+def _nothing(path: str, expected: str) -> FileNotFoundError:
+    where = f"check the path (working folder: {Path.cwd()})" if is_local(path) else "check the URL"
+    return FileNotFoundError(f"{path}: expected {expected}, found none; {where}")
+
+
+def _shard(found: StoredObject) -> Shard:
+    if found.is_folder:
         raise ValueError(
-            f"{name}: expected a shard, found a folder; name its files, as in {name}/*"
+            f"{found.url}: expected a shard, found a folder; name its files, as in {found.url}/*"
         )
-    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
-    return Shard(filesystem.unstrip_protocol(name).removeprefix("file://"), info["size"], version)
-
-
-def _is_local(path: str) -> bool:
-    return "://" not in path
+    version = str(Path(found.url).stat().st_mtime_ns) if is_local(found.url) else found.version
+    return Shard(found.url, found.size, version)
 
 
 class ShardReader:
@@ -132,55 +143,112 @@ class ShardReader:
 
     Raises:
         OSError: the shard cannot be opened.
+        ChangedShardError: it is another than was found.
         CorruptRecordError: it is a damaged gzip file.
     """
 
     def __init__(self, shard: Shard) -> None:
-        self._filesystem, self._path = fsspec.core.url_to_fs(shard.url)
+        self._shard = shard
+        # What can be read at random on this machine, and its mark where others may write to it.
         self._file: IO[bytes] | None = None
-        if _is_local(shard.url):
-            self._file = Path(shard.url).open("rb")  # noqa: SIM115 - lives as long as the reader
-            if self._file.read(2) == _GZIP_MAGIC:
-                self._file = _unpacked(self._file, shard)
-        elif self._filesystem.cat_file(self._path, start=0, end=2) == _GZIP_MAGIC:
-            with self._filesystem.open(self._path, "rb", block_size=_BLOCK_SIZE) as packed:
-                self._file = _unpacked(packed, shard)
+        self._mark: tuple[int, int] | None = None
+        file = _open_here(shard)
+        if file is None:
+            if self._fetch(0, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+                self._file = _unpacked(open_stream(self._fetch, shard.size), shard)
+        elif os.pread(file.fileno(), len(_GZIP_MAGIC), 0) == _GZIP_MAGIC:
+            self._file = _unpacked(file, shard)
+        else:
+            self._file, self._mark = file, _mark(file)
         if self._file is not None:
             weakref.finalize(self, self._file.close)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset` of the unpacked shard, fewer at its end."""
-        if self._file is not None:
-            return os.pread(self._file.fileno(), length, offset)
-        return bytes(self._filesystem.cat_file(self._path, start=offset, end=offset + length))
+        """Return `length` bytes from `offset` of the unpacked shard, fewer at its end.
+
+        Raises:
+            ChangedShardError: the shard is not what it was.
+            OSError: it cannot be read.
+        """
+        if self._file is None:
+            return self._fetch(offset, length)
+        data = os.pread(self._file.fileno(), length, offset)
+        if self._mark is not None and _mark(self._file) != self._mark:
+            raise _changed(self._shard)
+        return data
 
     def stream(self) -> BinaryIO:
         """Return the unpacked bytes from the start, as a file to read once and close."""
-        if self._file is not None:
-            copy = os.fdopen(os.dup(self._file.fileno()), "rb")
-            copy.seek(0)
-            return copy
-        stream: BinaryIO = self._filesystem.open(self._path, "rb", block_size=_BLOCK_SIZE)
-        return stream
+        if self._file is None:
+            return open_stream(self._fetch, self._shard.size)
+        copy = os.fdopen(os.dup(self._file.fileno()), "rb")
+        copy.seek(0)
+        return copy
 
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
             self._file.close()
 
+    def _fetch(self, offset: int, length: int) -> bytes:
+        shard = self._shard
+        try:
+            data = read_range(shard.url, offset, min(offset + length, shard.size))
+        except UnreachableError:
+            raise
+        except OSError:
+            self._check_object()
+            raise
+        # Asked behind the bytes: had it changed before or amid them, it is seen here.
+        self._check_object()
+        return data
+
+    def _check_object(self) -> None:
+        try:
+            found = describe(self._shard.url)
+        except FileNotFoundError as error:
+            raise _changed(self._shard) from error
+        if _differs(self._shard, found.size, found.version):
+            raise _changed(self._shard)
+
+
+def _open_here(shard: Shard) -> IO[bytes] | None:
+    """Open a shard that is on this machine, or a local copy of it; None for one that is not."""
+    local = is_local(shard.url)
+    file = Path(shard.url).open("rb") if local else open_copy(shard.url)  # noqa: SIM115 - the reader's
+    if file is not None:
+        size, time = _mark(file)
+        if _differs(shard, size, str(time) if local else shard.version):
+            file.close()
+            raise _changed(shard)
+    return file
+
+
+def _differs(shard: Shard, size: int, version: str) -> bool:
+    return size != shard.size or (shard.version != "" and version != shard.version)
+
+
+def _mark(file: IO[bytes]) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(shard: Shard) -> ChangedShardError:
+    return ChangedShardError(
+        f"shard {shard.url}: expected the {shard.size} bytes that were found at first, found it "
+        "changed since; let nothing write to it, and start again"
+    )
+
 
 def _unpacked(packed: IO[bytes], shard: Shard) -> IO[bytes]:
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
-    packed.seek(0)
     try:
-        with gzip.open(packed, "rb") as stream:
-            shutil.copyfileobj(stream, unpacked, _BLOCK_SIZE)
+        with packed, gzip.open(packed, "rb") as stream:
+            shutil.copyfileobj(stream, unpacked, _CHUNK_SIZE)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         unpacked.close()
         raise CorruptRecordError(
             shard.url, 0, 0, f"expected a whole gzip file, found {error}; fetch it anew"
         ) from error
-    finally:
-        packed.close()
     unpacked.flush()
     return unpacked
