@@ -38,6 +38,9 @@ class PixelCache(Protocol):
     def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Keep the pixels of a row, (H, W, 3) uint8."""
 
+    def is_kept(self, row: int) -> bool:
+        """Tell, as far as this process knows, whether the pixels of a row are kept."""
+
 
 class MemoryCache:
     """Pixels in memory that forked data-loading workers share.
@@ -66,6 +69,10 @@ class MemoryCache:
         """Keep the pixels of a row, (H, W, 3) uint8."""
         self._pixels[row] = pixels
         self._is_kept[row] = 1
+
+    def is_kept(self, row: int) -> bool:
+        """Tell whether the pixels of a row are kept."""
+        return bool(self._is_kept[row])
 
     def __reduce__(self) -> tuple[type, tuple[int, ...]]:
         """Pickle without the pixels: a process that is not forked begins with an empty cache."""

@@ -5,12 +5,12 @@ every so-many-th of them. So the records of an epoch, and their order, are the s
 of ranks, workers and threads. Decoding runs in threads, a few batches ahead.
 """
 
+import itertools
 import os
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lightning_melanoma.data.buffers import BatchBuffers
 from lightning_melanoma.data.cache import PixelCache
 from lightning_melanoma.data.decode import ImageError, decode_into
-from lightning_melanoma.data.draws import record_draws, record_keys, record_order
+from lightning_melanoma.data.draws import record_draws, record_keys
+from lightning_melanoma.data.order import record_order, window_order
 from lightning_melanoma.data.pending import Faults, PendingBatch
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
+from lightning_melanoma.records.blocks import BLOCKS_HELD, BlockReader
 from lightning_melanoma.records.example import parse_field
-from lightning_melanoma.records.storage import Shard, ShardReader
-from lightning_melanoma.records.tfrecord import CorruptRecordError, unframe
+from lightning_melanoma.records.frames import Records
+from lightning_melanoma.records.storage import Shard
+from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 # Batches that are decoded before they are asked for: one being taken, one ready, one under way.
 _BATCHES_AHEAD = 3
@@ -95,8 +98,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
         self._sampling = sampling
-        self._readers: dict[int, ShardReader] = {}
-        self._lock = threading.Lock()
+        self._records = Records(self.shards, self._places)
         self._buffers = self._new_buffers()
 
     @property
@@ -117,7 +119,12 @@ class MelanomaDataset(IterableDataset[Batch]):
             rows, repeats = np.arange(len(self._places)), np.zeros(len(self._places), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
-        order = record_order(self.seed, self.epoch, len(rows))
+        place, layout = (self.seed, self.epoch), self._records.layout
+        if layout is None:
+            order = record_order(*place, len(rows))
+        else:
+            blocks = layout.numbers[rows]
+            order = window_order(*place, blocks=blocks, shards=layout.shards, span=BLOCKS_HELD)
         return EpochRows(rows[order], repeats[order])
 
     def positions(self, batch: int) -> NDArray[np.int64]:
@@ -129,16 +136,14 @@ class MelanomaDataset(IterableDataset[Batch]):
         size = self.batch_size // self.world_size
         return batch * self.batch_size + self.rank * size + np.arange(size)
 
-    def image_bytes(self, row: int) -> bytes:
-        """Return the encoded image of a row of the table.
+    def image_bytes(self, row: int, ahead: BlockReader | None = None) -> bytes:
+        """Return the encoded image of a row of the table, out of what is read `ahead`, if anything.
 
         Raises:
-            CorruptRecordError: the shard is damaged, or has changed since it was indexed.
+            CorruptRecordError: the shard is damaged.
+            OSError: it cannot be read, or is no longer the one that was indexed.
         """
-        shard, record, offset, length = self._places[row].tolist()
-        frame = self._reader(shard).read(offset, length)
-        payload = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
-        image = parse_field(payload, "image")
+        image = parse_field(self._records.payload(row, ahead), "image")
         assert isinstance(image, bytes)
         return image
 
@@ -153,7 +158,9 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.decode_into(row, pixels)
         return pixels
 
-    def decode_into(self, row: int, out: NDArray[np.uint8]) -> None:
+    def decode_into(
+        self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None = None
+    ) -> None:
         """Decode the image of a row of the table into (image_size, image_size, 3) uint8.
 
         Raises:
@@ -161,7 +168,7 @@ class MelanomaDataset(IterableDataset[Batch]):
             ImageError: as `decode`.
         """
         try:
-            decode_into(self.image_bytes(row), out)
+            decode_into(self.image_bytes(row, ahead), out)
         except ImageError as error:
             shard, record, offset, _ = self._places[row]
             raise ImageError(
@@ -176,29 +183,44 @@ class MelanomaDataset(IterableDataset[Batch]):
         order = self.order()
         pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
         try:
-            pending = deque(self._begin(pool, order, step) for step in steps[:_BATCHES_AHEAD])
-            for number in range(len(steps)):
-                batch = pending.popleft().finish()
-                if number + _BATCHES_AHEAD < len(steps):
-                    pending.append(self._begin(pool, order, steps[number + _BATCHES_AHEAD]))
-                yield batch
-        except (CorruptRecordError, ImageError) as error:
+            with self._records.read_ahead(self._rows_to_read(order, steps)) as ahead:
+                yield from self._batches(_Reading(pool, order, ahead), steps)
+        except (CorruptRecordError, ImageError, OSError) as error:
             if worker is None:
                 raise
             # Across processes torch would bury the message in a traceback of text.
             yield error  # type: ignore[misc]  # the loader raises it
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, order: EpochRows, step: int) -> PendingBatch:
+    def _rows_to_read(self, order: EpochRows, steps: range) -> NDArray[np.int64]:
+        # Not those that fill up the last batch: they are few, and stand at the epoch's start.
+        positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
+        rows = order.rows[positions[positions < self.num_records]]
+        if self.cache is None or self._records.layout is None:
+            return rows
+        return np.array([row for row in rows if not self.cache.is_kept(row)], np.int64)
+
+    def _batches(self, reading: "_Reading", steps: range) -> Iterator[Batch]:
+        try:
+            begun = (self._begin(reading, step) for step in steps)
+            pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
+            while pending:
+                batch = pending.popleft().finish()
+                pending.extend(itertools.islice(begun, 1))
+                yield batch
+        finally:
+            reading.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, reading: "_Reading", step: int) -> PendingBatch:
         positions = self.positions(step)
-        rows = order.rows[positions % self.num_records]
-        repeats = order.repeats[positions % self.num_records]
+        rows = reading.order.rows[positions % self.num_records]
+        repeats = reading.order.repeats[positions % self.num_records]
         pixels = self._buffers.take()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
         tasks = [
-            pool.submit(self._fill, pixels, rows, range(len(rows))[at : at + share])
+            reading.pool.submit(
+                self._fill, pixels, rows, range(len(rows))[at : at + share], reading.ahead
+            )
             for at in range(0, len(rows), share)
         ]
         batch = Batch(
@@ -210,39 +232,47 @@ class MelanomaDataset(IterableDataset[Batch]):
         )
         return PendingBatch(batch, tasks, self.on_corrupt)
 
-    def _fill(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], places: range) -> Faults:
+    def _fill(
+        self,
+        pixels: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        places: range,
+        ahead: BlockReader | None,
+    ) -> Faults:
         faults: Faults = []
         for place in places:
             try:
-                self._load(int(rows[place]), pixels[place])
+                self._load(int(rows[place]), pixels[place], ahead)
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
                 pixels[place] = 0
                 faults.append((place, error))
         return faults
 
-    def _load(self, row: int, out: NDArray[np.uint8]) -> None:
+    def _load(self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None) -> None:
         if self.cache is not None and self.cache.read(row, out):
             return
-        self.decode_into(row, out)
+        self.decode_into(row, out, ahead)
         if self.cache is not None:
             self.cache.write(row, out)
 
-    def _reader(self, shard: int) -> ShardReader:
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = ShardReader(self.shards[shard])
-            return self._readers[shard]
-
     def __getstate__(self) -> dict[str, Any]:
-        # Open files, locks and memory stay with their process.
-        return {**self.__dict__, "_readers": {}, "_lock": None, "_buffers": None}
+        # Memory stays with its process.
+        return {**self.__dict__, "_buffers": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
         self._buffers = self._new_buffers()
 
     def _new_buffers(self) -> BatchBuffers:
         shape = (self.batch_size // self.world_size, self.image_size, self.image_size, 3)
         # One more than are ahead: the one that the training step holds.
         return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 1)
+
+
+class _Reading(NamedTuple):
+    """What the batches of an epoch are read with."""
+
+    pool: ThreadPoolExecutor
+    order: EpochRows
+    ahead: BlockReader | None

@@ -1,4 +1,4 @@
-"""The random numbers of each record and the order of records: pure functions of (seed, epoch).
+"""The random numbers of each record, order and step: pure functions of (seed, epoch).
 
 Augmentation runs on the device, but draws nothing there: every record brings its own small row of
 uniform numbers with its batch. So a record is augmented the same on CPU, GPU and TPU, on any number
@@ -58,12 +58,11 @@ def record_draws(
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def record_order(seed: int, epoch: int, num_records: int) -> NDArray[np.int64]:
-    """Return (num_records,) int64, a permutation of the rows for one epoch: each one once."""
+def order_bits(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
+    """Return (count,) uint64, the random bits that the order of one epoch is made from."""
     with np.errstate(over="ignore"):
-        numbers = np.arange(num_records, dtype=np.uint64)
-        hashes = _mix(numbers * _GOLDEN + _stream(seed, epoch, _ORDER))
-    return np.argsort(hashes, kind="stable")
+        numbers = np.arange(count, dtype=np.uint64)
+        return _mix(numbers * _GOLDEN + _stream(seed, epoch, _ORDER))
 
 
 def step_seed(seed: int, epoch: int, step: int, *, rank: int = 0) -> int:

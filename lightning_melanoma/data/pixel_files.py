@@ -93,6 +93,10 @@ class PixelFiles:
         else:
             self._is_known[row] = 1
 
+    def is_kept(self, row: int) -> bool:
+        """Tell, as far as this process knows, whether the pixels of a row are kept."""
+        return bool(self._is_known[row])
+
     def _read(self, row: int, file: int, start: int, out: NDArray[np.uint8]) -> bool:
         if self._is_known[row]:
             return os.preadv(file, [out.data], start) == self._row_size

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_melanoma.data.draws import record_order
+from lightning_melanoma.data.order import record_order
 
 
 class EpochRows(NamedTuple):

@@ -17,8 +17,11 @@ from typing_extensions import Buffer, override
 _REQUESTS = 8
 # Pieces under way or waiting to be used.
 _AHEAD = 12
+# Pieces that are kept. More wait only where pieces are not taken as was said; who asks for one that
+# was let go reads for itself.
+_MOST_KEPT = 512
 # Bytes of a piece of a stream: a request is mostly transfer.
-_PIECE_SIZE = 8 * 2**20
+_PIECE_SIZE = 4 * 2**20
 
 
 class ReadAhead:
@@ -39,7 +42,7 @@ class ReadAhead:
         self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="fetch")
 
     def take(self, number: int) -> bytes | None:
-        """Wait for a piece and return it; None when it was taken as often as was said.
+        """Wait for a piece and return it; None when it was let go, taken as often as was said.
 
         Raises:
             OSError: what `fetch` raised.
@@ -48,6 +51,8 @@ class ReadAhead:
             while self._next < min(number + 1 + _AHEAD, len(self._left)):
                 self._pieces[self._next] = self._pool.submit(self._fetch, self._next)
                 self._next += 1
+            while len(self._pieces) > _MOST_KEPT:
+                del self._pieces[min(self._pieces)]
             piece = self._pieces.get(number)
         if piece is None:
             return None
@@ -55,12 +60,13 @@ class ReadAhead:
         with self._lock:
             self._left[number] -= 1
             if not self._left[number]:
-                del self._pieces[number]
+                self._pieces.pop(number, None)
         return data
 
     def close(self) -> None:
         """Stop fetching and let everything go."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # Without waiting: a request that is being repeated may take a minute.
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._pieces.clear()
 
 

@@ -71,6 +71,11 @@ class Shard:
         return PurePosixPath(self.url).name
 
     @property
+    def is_remote(self) -> bool:
+        """Whether each read is a request to elsewhere: no file of this machine, no local copy."""
+        return not is_local(self.url) and "::" not in self.url
+
+    @property
     def folder(self) -> str:
         """The name of the folder that holds the file."""
         return PurePosixPath(self.url).parent.name

@@ -1,11 +1,8 @@
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lightning_melanoma.data.draws import NUM_DRAWS, record_draws, record_keys, record_order
+from lightning_melanoma.data.draws import NUM_DRAWS, record_draws, record_keys
 
 GOLDEN_DRAWS = [0.4085310697555542, 0.976459801197052, 0.8469707369804382]
-GOLDEN_ORDER = [0, 6, 5, 2, 1, 3, 7, 4]
 KEYS = record_keys([f"ISIC_{n:07d}" for n in range(2000)])
 
 
@@ -32,19 +29,7 @@ def test_draws_depend_on_seed_epoch_and_record_alone():
         assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.15
 
 
-def test_draws_and_order_are_pinned_across_versions():
+def test_draws_are_pinned_across_versions():
     # Golden values: a run must repeat with any later version of numpy and of this program.
     draws = record_draws(0, 0, record_keys(["ISIC_0000000"]))[0, :3]
     assert draws.tolist() == GOLDEN_DRAWS
-    assert record_order(0, 0, 8).tolist() == GOLDEN_ORDER
-
-
-@given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(1, 300))
-def test_an_order_is_a_permutation(seed, epoch, num_records):
-    assert sorted(record_order(seed, epoch, num_records)) == list(range(num_records))
-
-
-def test_orders_of_epochs_and_seeds_are_unrelated():
-    first = record_order(0, 0, 2000)
-    for other in (record_order(0, 1, 2000), record_order(1, 0, 2000)):
-        assert abs(np.corrcoef(first, other)[0, 1]) < 0.1
