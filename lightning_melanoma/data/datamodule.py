@@ -1,7 +1,8 @@
 """The data module: shards to tables to folds to loaders."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from lightning_melanoma.data.splits import FoldRule
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split
 from lightning_melanoma.records import storage
+from lightning_melanoma.records.remote import log_repeated
 
 #: The parts of the data, by the names that tables and loaders go by.
 SplitName = Literal["train", "val", "test"]
@@ -109,20 +111,14 @@ class MelanomaDataModule(pl.LightningDataModule):
         self._cache = CacheSettings(cache, parse_size(cache_size), cache_dir)
 
     def prepare_data(self) -> None:
-        """Make the demo data if it is wanted, and index all shards, in one process a host."""
+        """Make the demo data if it is wanted, in one process a host."""
         if self._selection.is_demo:
             demo_data(storage.cache_dir())
 
     def setup(self, stage: str) -> None:
         """Read the tables that a stage needs: `fit`, `validate`, `test` or `predict`."""
-        wants_training = stage in ("fit", "validate") or (
-            stage == "predict" and "val" in self.predict_splits
-        )
-        if wants_training and "train" not in self._splits:
-            self._setup_training()
-        wants_test = stage == "test" or (stage == "predict" and "test" in self.predict_splits)
-        if wants_test and "test" not in self._splits:
-            self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
+        with self._first_process_first():
+            self._set_up(stage)
 
     def table(self, split: SplitName) -> pd.DataFrame:
         """Return the table of a split, a row a record, in the order of the records.
@@ -210,11 +206,36 @@ class MelanomaDataModule(pl.LightningDataModule):
         for name, split in self._splits.items():
             loader = self._loaders.pop(name, None)
             self._skipped.report(name, split, loader.skipped if loader else ())
+        log_repeated()
 
     def _ensure(self, split: SplitName) -> None:
         if split not in self._splits:
             self.prepare_data()
-            self.setup("predict" if split == "test" else "fit")
+            # Not `setup`, in which processes wait for each other: this one may be alone here.
+            self._set_up("predict" if split == "test" else "fit")
+
+    @contextlib.contextmanager
+    def _first_process_first(self) -> Iterator[None]:
+        """Let the first process go ahead: what it indexes, the others find in a shared cache."""
+        trainer = self.trainer if self.trainer and self.trainer.world_size > 1 else None
+        if trainer and trainer.global_rank:
+            trainer.strategy.barrier("index")
+        try:
+            yield
+        finally:
+            # After an error as well: the others are to meet it, not to wait.
+            if trainer and not trainer.global_rank:
+                trainer.strategy.barrier("index")
+
+    def _set_up(self, stage: str) -> None:
+        wants_training = stage in ("fit", "validate") or (
+            stage == "predict" and "val" in self.predict_splits
+        )
+        if wants_training and "train" not in self._splits:
+            self._setup_training()
+        wants_test = stage == "test" or (stage == "predict" and "test" in self.predict_splits)
+        if wants_test and "test" not in self._splits:
+            self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
 
     def _sampling(self) -> Sampling:
         table = self.table("train")

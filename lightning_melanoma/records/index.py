@@ -10,8 +10,9 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -23,6 +24,9 @@ from lightning_melanoma.records.tfrecord import CorruptRecordError, scan_records
 
 #: Raised with every change of what an index holds, so that older ones are built anew.
 INDEX_FORMAT = 1
+
+# Shards in a bucket that are indexed at the same time.
+_REMOTE_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
 
@@ -54,17 +58,8 @@ def index_shards(shards: Sequence[Shard]) -> Index:
     """
     indices = {number: _cached(shard) for number, shard in enumerate(shards)}
     missing = [number for number, index in indices.items() if index is None]
-    with tqdm(
-        total=sum(shards[number].size for number in missing),
-        desc="Indexing shards",
-        unit="B",
-        unit_scale=True,
-        disable=not missing,
-    ) as bar:
-        for number in missing:
-            indices[number] = _build(shards[number])
-            _store(shards[number], indices[number])
-            bar.update(shards[number].size)
+    built = _build_all([shards[number] for number in missing])
+    indices.update(zip(missing, built, strict=True))
     rows: list[_Row] = []
     faults: list[CorruptRecordError] = []
     for number, index in indices.items():
@@ -79,22 +74,46 @@ def index_shards(shards: Sequence[Shard]) -> Index:
 _ShardIndex = tuple[list[_Row], list[tuple[str, int, int, str]]]
 
 
-def _build(shard: Shard) -> _ShardIndex:
+def _build_all(shards: list[Shard]) -> list[_ShardIndex]:
+    # Of shards that are far away the next are already under way when one is done.
+    at_once = _REMOTE_AT_ONCE if any(shard.is_remote for shard in shards) else 1
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="index")
+    with tqdm(
+        total=sum(shard.size for shard in shards),
+        desc="Indexing shards",
+        unit="B",
+        unit_scale=True,
+        disable=not shards,
+    ) as bar:
+        try:
+            return list(pool.map(lambda shard: _build(shard, bar), shards))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _build(shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
     reader = ShardReader(shard)
     try:
         with reader.stream() as stream:
-            return _scan(stream, shard)
+            index = _scan(stream, shard, bar)
     finally:
         reader.close()
+    _store(shard, index)
+    return index
 
 
-def _scan(stream: BinaryIO, shard: Shard) -> _ShardIndex:
+def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
     rows: list[_Row] = []
     faults = []
+    done = 0
     for record in scan_records(stream, shard.url):
         if isinstance(record, CorruptRecordError):
             faults.append((record.shard, record.record, record.offset, record.reason))
             continue
+        # A gzip shard is longer when it is unpacked.
+        step = min(record.frame_size, shard.size - done)
+        done += step
+        bar.update(step)
         where = f"shard {shard.url}: record {record.number} at byte {record.offset}"
         try:
             fields = parse_example(record.payload)
@@ -118,6 +137,7 @@ def _scan(stream: BinaryIO, shard: Shard) -> _ShardIndex:
         )
     if not rows and not faults:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")
+    bar.update(shard.size - done)
     return rows, faults
 
 
@@ -157,8 +177,7 @@ def _cached(shard: Shard) -> _ShardIndex | None:
         return None
 
 
-def _store(shard: Shard, index: _ShardIndex | None) -> None:
-    assert index is not None
+def _store(shard: Shard, index: _ShardIndex) -> None:
     try:
         with atomic_file(_cache_file(shard)) as stream:
             stream.write(

@@ -26,7 +26,9 @@ def test_the_index_holds_place_and_fields_of_every_record(shards):
 def test_an_index_is_built_once_and_again_when_the_shard_changes(shards, monkeypatch):
     built = []
     build = index._build
-    monkeypatch.setattr(index, "_build", lambda shard: built.append(shard.name) or build(shard))
+    monkeypatch.setattr(
+        index, "_build", lambda shard, bar: built.append(shard.name) or build(shard, bar)
+    )
     index.index_shards(find_shards(str(shards), prefix="train"))
     index.index_shards(find_shards(str(shards), prefix="train"))
     assert len(built) == 4
@@ -97,3 +99,48 @@ def test_an_index_that_cannot_be_kept_is_only_a_warning(shards, monkeypatch, cap
     monkeypatch.setenv("LIGHTNING_MELANOMA_CACHE", str(tmp_path / "file" / "below"))
     assert len(index.index_shards(find_shards(str(shards / "train00-8.tfrec"))).table) == 8
     assert "could not be kept" in caplog.text
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_of_a_shard_is_a_fault_with_record_and_offset(tmp_path):
+    path = tmp_path / "train00-2.tfrec"
+    second = write_small(path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        index._cache_file(find_shards(str(path))[0]).unlink(missing_ok=True)
+        table, faults = index.index_shards(find_shards(str(path)))
+        place = (1, second) if bit // 8 >= second else (0, 0)
+        assert [(fault.record, fault.offset) for fault in faults] == [place]
+        assert len(table) <= 1
+
+
+def test_every_truncation_of_a_shard_is_told(tmp_path, caplog):
+    path = tmp_path / "train00-2.tfrec"
+    second = write_small(path)
+    whole = path.read_bytes()
+    for length in range(1, len(whole)):
+        path.write_bytes(whole[:length])
+        index._cache_file(find_shards(str(path))[0]).unlink(missing_ok=True)
+        caplog.clear()
+        faults = index.index_shards(find_shards(str(path))).faults
+        if length == second:
+            # Nothing in the frames tells that one more should follow; the name does.
+            assert not faults
+            assert "its name says 2 records, found 1" in caplog.text
+        else:
+            place = (1, second) if length > second else (0, 0)
+            assert [(fault.record, fault.offset) for fault in faults] == [place]
+            assert "truncated" in str(faults[0])
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="found an empty file"):
+        find_shards(str(path))
+
+
+def write_small(path) -> int:
+    """Write a shard of two short records and return where the second begins."""
+    payloads = [serialize_example({"image": b"", "image_name": name}) for name in ("a", "b")]
+    write_shard(path, payloads)
+    return len(payloads[0]) + 16

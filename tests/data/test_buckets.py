@@ -1,0 +1,249 @@
+"""Training from buckets: Google's storage service on loopback, with requests that fail."""
+
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_shards
+from torch.utils.data import get_worker_info
+
+from lightning_melanoma.cli import main
+from lightning_melanoma.data import dataset as dataset_module
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.synthetic import synthesize
+from lightning_melanoma.data.table import read_split
+from lightning_melanoma.records import blocks, readahead
+from lightning_melanoma.records.storage import ChangedShardError
+
+
+def read(paths):
+    return read_split(str(paths), prefix="train", metadata=None, on_corrupt="raise")
+
+
+def loader(split, **changes) -> MelanomaLoader:
+    settings = {"image_size": 32, "batch_size": 8, "shuffle": True, "decode_threads": 2} | changes
+    return MelanomaLoader(MelanomaDataset(split.table, split.shards, **settings))
+
+
+def records(batches):
+    """Return what each record brought, by its row: pixels, target, draws."""
+    return {
+        int(row): (image.numpy(), float(target), draws.numpy())
+        for batch in batches
+        for image, target, valid, draws, row in zip(*batch, strict=True)
+        if valid
+    }
+
+
+def assert_same_records(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for row, parts in ours.items():
+        for one, other in zip(parts, theirs[row], strict=True):
+            assert np.array_equal(one, other)
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Blocks of about three records of `write_shards`, of which four are held."""
+    monkeypatch.setattr(blocks, "BLOCK_SIZE", 2500)
+    monkeypatch.setattr(dataset_module, "BLOCKS_HELD", 4)
+
+
+def test_epochs_of_the_demo_from_failing_requests_are_those_from_the_disk(
+    service, tmp_path, monkeypatch, caplog
+):
+    synthesize(tmp_path / "demo", num_train=96, num_test=8, num_shards=4, num_test_shards=1)
+    service.put_folder(tmp_path / "demo", "demo")
+    settings = {"image_size": 64, "batch_size": 16, "fold": 0, "num_folds": 4}
+    theirs = MelanomaDataModule(train=str(tmp_path / "demo"), **settings)
+    ours = MelanomaDataModule(train="gs://bucket/demo", **settings)
+    # So few requests are made that 5 % of them might be none.
+    service.fault_rate = 0.25
+    for split in ("train", "val", "train"):
+        for one, other in zip(ours.loader(split), theirs.loader(split), strict=True):
+            for mine, his in zip(one, other, strict=True):
+                assert torch.equal(mine, his)
+    assert sum(service.faults.values()) > 3
+    ours.teardown("fit")
+    assert "requests failed for a moment and were repeated" in caplog.text
+
+
+def test_records_from_windows_come_once_as_from_the_disk_and_every_byte_too(
+    service, shards, small_windows
+):
+    service.put_folder(shards, "data")
+    local, far = read(shards), read("gs://bucket/data")
+    service.bytes_sent.clear()
+    service.fault_rate = 0.05
+    theirs, ours = list(loader(local)), list(loader(far))
+    assert [batch.rows.tolist() for batch in ours] != [batch.rows.tolist() for batch in theirs]
+    assert_same_records(records(ours), records(theirs))
+    # Two bytes more tell whether a shard is packed by gzip.
+    expected = {shard.name: shard.size + 2 for shard in far.shards}
+    assert service.bytes_sent == expected
+
+
+@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 1), (1, 3), (4, 2)])
+def test_windows_give_the_same_records_over_ranks_and_workers(
+    shards, small_windows, monkeypatch, world_size, num_workers
+):
+    memory = fsspec.filesystem("memory")
+    for path in shards.glob("train*"):
+        memory.pipe(f"/windows/{path.name}", path.read_bytes())
+    split = read("memory://windows")
+    whole = list(loader(split))
+    steps = {}
+    for rank in range(world_size):
+        for worker in range(num_workers):
+            info = type("Info", (), {"id": worker, "num_workers": num_workers})
+            monkeypatch.setattr(dataset_module, "get_worker_info", lambda i=info: i)
+            source = loader(split, rank=rank, world_size=world_size).source
+            for number, batch in enumerate(source):
+                steps[worker + number * num_workers, rank] = batch.rows
+    for step, batch in enumerate(whole):
+        parts = [steps[step, rank] for rank in range(world_size)]
+        assert torch.equal(torch.cat(parts), batch.rows)
+    assert get_worker_info() is None
+
+
+def test_an_epoch_from_windows_goes_on_where_it_was_left(shards, small_windows):
+    memory = fsspec.filesystem("memory")
+    for path in shards.glob("train*"):
+        memory.pipe(f"/windows/{path.name}", path.read_bytes())
+    split = read("memory://windows")
+    first = loader(split)
+    batches = list(first)
+    stopped = loader(split)
+    iterator = iter(stopped)
+    next(iterator)
+    resumed = loader(split)
+    resumed.load_state_dict(stopped.state_dict())
+    iterator.close()
+    for ours, theirs in zip(resumed, batches[1:], strict=True):
+        assert torch.equal(ours.rows, theirs.rows)
+        assert torch.equal(ours.images, theirs.images)
+    assert [b.rows.tolist() for b in first] != [b.rows.tolist() for b in batches]
+
+
+@pytest.mark.parametrize("on_corrupt", ["raise", "skip"])
+def test_a_shard_that_changes_amid_an_epoch_stops_it(
+    shards, small_windows, monkeypatch, on_corrupt
+):
+    monkeypatch.setattr(readahead, "_AHEAD", 1)
+    memory = fsspec.filesystem("memory")
+    paths = sorted(shards.glob("train*"))
+    for path in paths:
+        memory.pipe(f"/changing/{path.name}", path.read_bytes())
+    batches = iter(loader(read("memory://changing"), on_corrupt=on_corrupt, batch_size=2))
+    next(batches)
+    for path in paths:
+        memory.pipe(f"/changing/{path.name}", path.read_bytes()[::-1])
+    with pytest.raises(ChangedShardError, match=r"shard memory://changing/train0\d-8.tfrec: "):
+        list(batches)
+
+
+def test_one_process_indexes_a_bucket_in_one_pass_for_all(service, shards):
+    service.put_folder(shards, "data")
+    meeting = threading.Barrier(2, timeout=120)
+    tables = {}
+
+    def run(rank):
+        module = MelanomaDataModule(train="gs://bucket/data", num_folds=2)
+        # A trainer of two processes, of which only these parts are used.
+        strategy = SimpleNamespace(barrier=lambda name: meeting.wait())
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
+        module.setup("fit")
+        tables[rank] = module.table("train")
+
+    threads = [threading.Thread(target=run, args=[rank]) for rank in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert service.bytes_sent == {f"train0{n}-8.tfrec": size_of(shards, n) + 2 for n in range(4)}
+
+
+def size_of(folder, number):
+    return (folder / f"train0{number}-8.tfrec").stat().st_size
+
+
+SMALL = [
+    *("--model.conv_channels", "[4, 8]", "--model.deconv_channels", "[4]"),
+    *("--data.image_size", "32", "--data.batch_size", "8", "--data.num_folds", "2"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.max_epochs", "2"),
+]
+
+
+def start_fit(folder, data, **variables) -> subprocess.CompletedProcess[str]:
+    """Run `fit` as a user does, in a process that has imported nothing before."""
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_melanoma", "fit", "--data.train", data, *SMALL],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_fit_from_a_bucket_with_failing_requests_is_fit_from_the_disk(
+    service, tmp_path, monkeypatch
+):
+    write_shards(tmp_path / "data", num_shards=4, num_records=24)
+    service.put_folder(tmp_path / "data", "data")
+    service.fault_rate = 0.05
+    run = start_fit(tmp_path, "gs://bucket/data")
+    assert run.returncode == 0, run.stderr
+    assert sum(service.faults.values()) > 0
+    assert "requests failed for a moment and were repeated" in run.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-melanoma"])
+    main(["fit", "--data.train", "data", *SMALL])
+    ours, theirs = (
+        pd.read_csv(tmp_path / f"runs/melanoma/version_{number}/metrics.csv") for number in (0, 1)
+    )
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("url", "denied", "expected"),
+    [
+        ("gs://nothing/data", None, "gs://nothing/data: expected a file, a folder or a bucket"),
+        ("gs://bucket/data", 403, "gs://bucket/data: expected leave to read it, found none"),
+        ("nosuch://bucket/data", None, "nosuch://bucket/data: expected a path, gs://, s3://"),
+    ],
+)
+def test_fit_names_a_place_that_cannot_be_read_in_one_line(
+    service, tmp_path, monkeypatch, capfd, url, denied, expected
+):
+    service.denied = denied
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-melanoma"])
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "--data.train", url, *SMALL])
+    assert error.value.code == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"lightning-melanoma: error: {expected}")
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_fit_without_gcsfs_names_it_in_one_line(service, tmp_path):
+    (tmp_path / "gcsfs.py").write_text("raise ImportError('blocked')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = start_fit(tmp_path, "gs://bucket/data", PYTHONPATH=path)
+    assert run.returncode == 2
+    assert "expected the package gcsfs, found none; install it" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
