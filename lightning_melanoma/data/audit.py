@@ -14,6 +14,7 @@ from lightning_melanoma.data.audit_records import inspect_shards
 from lightning_melanoma.data.audit_report import build_report, drop_list, render_report
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.storage import find_shards
 
 
@@ -60,6 +61,7 @@ def audit(
     # Validation first: of two equal images, the later one is to go.
     shards = [*val_shards, *find_shards(paths)]
     inspection = inspect_shards(shards, len(val_shards), exclusion=exclusion, pixels=pixels)
+    log_repeated()
     findings = check_records(inspection)
     report = build_report(inspection, findings, pixels=pixels)
     if json is not None:

@@ -20,16 +20,9 @@ from typing import IO, BinaryIO
 
 import platformdirs
 
+from lightning_melanoma.records import remote
+from lightning_melanoma.records.access import UnreachableError, is_local
 from lightning_melanoma.records.readahead import open_stream
-from lightning_melanoma.records.remote import (
-    StoredObject,
-    UnreachableError,
-    describe,
-    is_local,
-    list_objects,
-    open_copy,
-    read_range,
-)
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -106,33 +99,30 @@ def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:
 
 
 def _match(path: str, prefix: str) -> list[Shard]:
+    local = is_local(path)
     try:
-        kind, found = list_objects(str(Path(path).expanduser()) if is_local(path) else path)
-    except FileNotFoundError as error:
-        if not is_local(path):
+        kind, found = remote.list_objects(str(Path(path).expanduser()) if local else path)
+    except FileNotFoundError:
+        if not local:
             raise
-        raise _nothing(path, "a shard, a folder or a pattern") from error
+        kind, found = "file", []
     if kind == "folder":
-        every = [
-            entry
-            for entry in found
-            if not entry.is_folder and entry.url.removesuffix(".gz").endswith(_SUFFIXES)
-        ]
+        files = [entry for entry in found if not entry.is_folder]
+        every = [entry for entry in files if entry.url.removesuffix(".gz").endswith(_SUFFIXES)]
         named = [entry for entry in every if PurePosixPath(entry.url).name.startswith(prefix)]
         found = named or every
     if not found:
-        suffixes = ", ".join(_SUFFIXES)
-        expected = {"folder": f"files ending in {suffixes} in the folder"}
-        raise _nothing(path, expected.get(kind, "shards that match the pattern"))
+        expected = {
+            "file": "a shard, a folder or a pattern",
+            "folder": f"files ending in {', '.join(_SUFFIXES)} in the folder",
+            "pattern": "shards that match the pattern",
+        }[kind]
+        where = f"the path (working folder: {Path.cwd()})" if local else "the URL"
+        raise FileNotFoundError(f"{path}: expected {expected}, found none; check {where}")
     return [_shard(entry) for entry in found]
 
 
-def _nothing(path: str, expected: str) -> FileNotFoundError:
-    where = f"check the path (working folder: {Path.cwd()})" if is_local(path) else "check the URL"
-    return FileNotFoundError(f"{path}: expected {expected}, found none; {where}")
-
-
-def _shard(found: StoredObject) -> Shard:
+def _shard(found: remote.StoredObject) -> Shard:
     if found.is_folder:
         raise ValueError(
             f"{found.url}: expected a shard, found a folder; name its files, as in {found.url}/*"
@@ -198,7 +188,7 @@ class ShardReader:
     def _fetch(self, offset: int, length: int) -> bytes:
         shard = self._shard
         try:
-            data = read_range(shard.url, offset, min(offset + length, shard.size))
+            data = remote.read_range(shard.url, offset, min(offset + length, shard.size))
         except UnreachableError:
             raise
         except OSError:
@@ -210,7 +200,7 @@ class ShardReader:
 
     def _check_object(self) -> None:
         try:
-            found = describe(self._shard.url)
+            found = remote.describe(self._shard.url)
         except FileNotFoundError as error:
             raise _changed(self._shard) from error
         if _differs(self._shard, found.size, found.version):
@@ -220,7 +210,7 @@ class ShardReader:
 def _open_here(shard: Shard) -> IO[bytes] | None:
     """Open a shard that is on this machine, or a local copy of it; None for one that is not."""
     local = is_local(shard.url)
-    file = Path(shard.url).open("rb") if local else open_copy(shard.url)  # noqa: SIM115 - the reader's
+    file = Path(shard.url).open("rb") if local else remote.open_copy(shard.url)  # noqa: SIM115 - the reader's
     if file is not None:
         size, time = _mark(file)
         if _differs(shard, size, str(time) if local else shard.version):

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from lightning_melanoma.cli import main
 from lightning_melanoma.data import dataset as dataset_module
+from lightning_melanoma.data.audit import audit
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
@@ -171,6 +172,15 @@ def test_one_process_indexes_a_bucket_in_one_pass_for_all(service, shards):
         thread.join()
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert service.bytes_sent == {f"train0{n}-8.tfrec": size_of(shards, n) + 2 for n in range(4)}
+
+
+def test_a_bucket_is_audited_as_a_disk_is(service, shards, caplog):
+    service.put_folder(shards, "shards")
+    service.fault_rate = 0.25
+    ours, theirs = audit(["gs://bucket/shards"]), audit([str(shards)])
+    assert ours.exit_status == theirs.exit_status
+    assert ours.text.replace("gs://bucket/shards", str(shards)).split() == theirs.text.split()
+    assert "requests failed for a moment and were repeated" in caplog.text
 
 
 def size_of(folder, number):

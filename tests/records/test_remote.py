@@ -9,7 +9,7 @@ import threading
 import fsspec
 import pytest
 
-from lightning_melanoma.records import remote, repeating
+from lightning_melanoma.records import access, remote, repeating
 from lightning_melanoma.records.storage import ChangedShardError, ShardReader, find_shards
 
 CONTENT = bytes(range(256)) * 400
@@ -136,7 +136,7 @@ def test_credentials_are_used_where_a_bucket_denies_strangers(service, monkeypat
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": service.url})
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
-    monkeypatch.setattr(remote, "_accepted", {})
+    monkeypatch.setattr(access, "_accepted", {})
     shard = find_shards("gs://bucket/shard.tfrec")[0]
     asked = service.requests.total()
     assert read_all(shard) == CONTENT
