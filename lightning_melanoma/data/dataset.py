@@ -194,7 +194,7 @@ class MelanomaDataset(IterableDataset[Batch]):
     def _rows_to_read(self, order: EpochRows, steps: range) -> NDArray[np.int64]:
         # Not those that fill up the last batch: they are few, and stand at the epoch's start.
         positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
-        rows = order.rows[positions[positions < self.num_records]]
+        rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
         if self.cache is None or self._records.layout is None:
             return rows
         return np.array([row for row in rows if not self.cache.is_kept(row)], np.int64)
