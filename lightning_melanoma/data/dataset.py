@@ -266,8 +266,8 @@ class MelanomaDataset(IterableDataset[Batch]):
 
     def _new_buffers(self) -> BatchBuffers:
         shape = (self.batch_size // self.world_size, self.image_size, self.image_size, 3)
-        # One more than are ahead: the one that the training step holds.
-        return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 1)
+        # Besides those that are ahead, the one that is taken and the one that a step still holds.
+        return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
 
 
 class _Reading(NamedTuple):
