@@ -6,6 +6,8 @@ of 256 pixels in batches of 256, a twentieth of decoding it.
 
 import threading
 import weakref
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,10 @@ class BatchBuffers:
         lent = whole.view()
         weakref.finalize(lent, self._take_back, whole).atexit = False
         return lent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the memory, which stays with its process."""
+        return partial(type(self), num_kept=self._num_kept), (self._shape,)
 
     def _take_back(self, whole: NDArray[np.uint8]) -> None:
         with self._lock:

@@ -1,8 +1,7 @@
 """The data module: shards to tables to folds to loaders."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.processes import first_process_first
 from lightning_melanoma.data.sampling import Sampling
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
@@ -117,7 +117,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the tables that a stage needs: `fit`, `validate`, `test` or `predict`."""
-        with self._first_process_first():
+        with first_process_first(self.trainer):
             self._set_up(stage)
 
     def table(self, split: SplitName) -> pd.DataFrame:
@@ -213,19 +213,6 @@ class MelanomaDataModule(pl.LightningDataModule):
             self.prepare_data()
             # Not `setup`, in which processes wait for each other: this one may be alone here.
             self._set_up("predict" if split == "test" else "fit")
-
-    @contextlib.contextmanager
-    def _first_process_first(self) -> Iterator[None]:
-        """Let the first process go ahead: what it indexes, the others find in a shared cache."""
-        trainer = self.trainer if self.trainer and self.trainer.world_size > 1 else None
-        if trainer and trainer.global_rank:
-            trainer.strategy.barrier("index")
-        try:
-            yield
-        finally:
-            # After an error as well: the others are to meet it, not to wait.
-            if trainer and not trainer.global_rank:
-                trainer.strategy.barrier("index")
 
     def _set_up(self, stage: str) -> None:
         wants_training = stage in ("fit", "validate") or (

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,12 @@ from lightning_melanoma.data.buffers import BatchBuffers
 from lightning_melanoma.data.cache import PixelCache
 from lightning_melanoma.data.decode import ImageError, decode_into
 from lightning_melanoma.data.draws import record_draws, record_keys
-from lightning_melanoma.data.order import record_order, window_order
-from lightning_melanoma.data.pending import Faults, PendingBatch
+from lightning_melanoma.data.order import epoch_order
+from lightning_melanoma.data.pending import Faults, PendingBatch, Reading
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
-from lightning_melanoma.records.blocks import BLOCKS_HELD, BlockReader
+from lightning_melanoma.records.blocks import BlockReader
 from lightning_melanoma.records.example import parse_field
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.storage import Shard
@@ -99,7 +99,9 @@ class MelanomaDataset(IterableDataset[Batch]):
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
         self._sampling = sampling
         self._records = Records(self.shards, self._places)
-        self._buffers = self._new_buffers()
+        shape = (batch_size // world_size, image_size, image_size, 3)
+        # Besides those that are ahead, the one that is taken and the one that a step still holds.
+        self._buffers = BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
 
     @property
     def num_records(self) -> int:
@@ -119,12 +121,7 @@ class MelanomaDataset(IterableDataset[Batch]):
             rows, repeats = np.arange(len(self._places)), np.zeros(len(self._places), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
-        place, layout = (self.seed, self.epoch), self._records.layout
-        if layout is None:
-            order = record_order(*place, len(rows))
-        else:
-            blocks = layout.numbers[rows]
-            order = window_order(*place, blocks=blocks, shards=layout.shards, span=BLOCKS_HELD)
+        order = epoch_order(self.seed, self.epoch, rows, self._records.layout)
         return EpochRows(rows[order], repeats[order])
 
     def positions(self, batch: int) -> NDArray[np.int64]:
@@ -164,8 +161,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         """Decode the image of a row of the table into (image_size, image_size, 3) uint8.
 
         Raises:
-            CorruptRecordError: as `image_bytes`.
-            ImageError: as `decode`.
+            CorruptRecordError, ImageError: as `decode`.
         """
         try:
             decode_into(self.image_bytes(row, ahead), out)
@@ -184,7 +180,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
         try:
             with self._records.read_ahead(self._rows_to_read(order, steps)) as ahead:
-                yield from self._batches(_Reading(pool, order, ahead), steps)
+                yield from self._batches(Reading(pool, order, ahead), steps)
         except (CorruptRecordError, ImageError, OSError) as error:
             if worker is None:
                 raise
@@ -195,11 +191,12 @@ class MelanomaDataset(IterableDataset[Batch]):
         # Not those that fill up the last batch: they are few, and stand at the epoch's start.
         positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
-        if self.cache is None or self._records.layout is None:
-            return rows
-        return np.array([row for row in rows if not self.cache.is_kept(row)], np.int64)
+        if self.cache is not None and self._records.layout is not None:
+            is_kept = [self.cache.is_kept(int(row)) for row in rows]
+            rows = rows[~np.array(is_kept, np.bool_)]
+        return rows
 
-    def _batches(self, reading: "_Reading", steps: range) -> Iterator[Batch]:
+    def _batches(self, reading: Reading, steps: range) -> Iterator[Batch]:
         try:
             begun = (self._begin(reading, step) for step in steps)
             pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
@@ -210,19 +207,16 @@ class MelanomaDataset(IterableDataset[Batch]):
         finally:
             reading.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, reading: "_Reading", step: int) -> PendingBatch:
+    def _begin(self, reading: Reading, step: int) -> PendingBatch:
         positions = self.positions(step)
         rows = reading.order.rows[positions % self.num_records]
         repeats = reading.order.repeats[positions % self.num_records]
         pixels = self._buffers.take()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
-        tasks = [
-            reading.pool.submit(
-                self._fill, pixels, rows, range(len(rows))[at : at + share], reading.ahead
-            )
-            for at in range(0, len(rows), share)
-        ]
+        fill = partial(self._fill, reading.ahead, pixels, rows)
+        parts = [range(len(rows))[at : at + share] for at in range(0, len(rows), share)]
+        tasks = [reading.pool.submit(fill, part) for part in parts]
         batch = Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.from_numpy(self._targets[rows]),
@@ -234,10 +228,10 @@ class MelanomaDataset(IterableDataset[Batch]):
 
     def _fill(
         self,
+        ahead: BlockReader | None,
         pixels: NDArray[np.uint8],
         rows: NDArray[np.int64],
         places: range,
-        ahead: BlockReader | None,
     ) -> Faults:
         faults: Faults = []
         for place in places:
@@ -255,24 +249,3 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.decode_into(row, out, ahead)
         if self.cache is not None:
             self.cache.write(row, out)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Memory stays with its process.
-        return {**self.__dict__, "_buffers": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._buffers = self._new_buffers()
-
-    def _new_buffers(self) -> BatchBuffers:
-        shape = (self.batch_size // self.world_size, self.image_size, self.image_size, 3)
-        # Besides those that are ahead, the one that is taken and the one that a step still holds.
-        return BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
-
-
-class _Reading(NamedTuple):
-    """What the batches of an epoch are read with."""
-
-    pool: ThreadPoolExecutor
-    order: EpochRows
-    ahead: BlockReader | None

@@ -12,6 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_melanoma.data.draws import order_bits
+from lightning_melanoma.records.blocks import BLOCKS_HELD, BlockLayout
+
+
+def epoch_order(
+    seed: int, epoch: int, rows: NDArray[np.int64], layout: BlockLayout | None
+) -> NDArray[np.int64]:
+    """Return (N,) int64, the places in `rows` in the order of one epoch: each one once.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        rows: (N,) int64, of the layout; a row may come several times.
+        layout: of records that are read in blocks, whether their pixels are kept afterwards or
+            not; None where each is read by itself.
+    """
+    if layout is None:
+        return record_order(seed, epoch, len(rows))
+    blocks = layout.numbers[rows]
+    return window_order(seed, epoch, blocks=blocks, shards=layout.shards, span=BLOCKS_HELD)
 
 
 def record_order(seed: int, epoch: int, num_records: int) -> NDArray[np.int64]:

@@ -1,13 +1,30 @@
-"""A batch whose pixels are still being decoded by other threads."""
+"""A batch whose pixels are still being decoded by other threads, and what they read with."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.data.sampling import EpochRows
 from lightning_melanoma.data.table import OnCorrupt
+from lightning_melanoma.records.blocks import BlockReader
 
 #: The places in a batch that could not be read, each with the reason.
 Faults = list[tuple[int, Exception]]
+
+
+class Reading(NamedTuple):
+    """What the batches of an epoch are read with.
+
+    Attributes:
+        pool: of the threads that decode.
+        order: of the epoch.
+        ahead: what fetches blocks ahead, if anything does.
+    """
+
+    pool: ThreadPoolExecutor
+    order: EpochRows
+    ahead: BlockReader | None
 
 
 class PendingBatch:

@@ -16,7 +16,9 @@ from torch.utils.data import get_worker_info
 
 from lightning_melanoma.cli import main
 from lightning_melanoma.data import dataset as dataset_module
+from lightning_melanoma.data import order
 from lightning_melanoma.data.audit import audit
+from lightning_melanoma.data.cache import MemoryCache
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
@@ -56,7 +58,7 @@ def assert_same_records(ours, theirs):
 def small_windows(monkeypatch):
     """Blocks of about three records of `write_shards`, of which four are held."""
     monkeypatch.setattr(blocks, "BLOCK_SIZE", 2500)
-    monkeypatch.setattr(dataset_module, "BLOCKS_HELD", 4)
+    monkeypatch.setattr(order, "BLOCKS_HELD", 4)
 
 
 def test_epochs_of_the_demo_from_failing_requests_are_those_from_the_disk(
@@ -91,6 +93,19 @@ def test_records_from_windows_come_once_as_from_the_disk_and_every_byte_too(
     # Two bytes more tell whether a shard is packed by gzip.
     expected = {shard.name: shard.size + 2 for shard in far.shards}
     assert service.bytes_sent == expected
+
+
+def test_pixels_that_are_kept_are_not_fetched_again(service, shards, small_windows):
+    service.put_folder(shards, "data")
+    split = read("gs://bucket/data")
+    cached = loader(split, cache=MemoryCache(len(split.table), 32))
+    first = records(cached)
+    service.bytes_sent.clear()
+    assert_same_records(
+        {row: parts[:2] for row, parts in records(cached).items()},
+        {row: parts[:2] for row, parts in first.items()},
+    )
+    assert not service.bytes_sent
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 1), (1, 3), (4, 2)])
@@ -161,7 +176,9 @@ def test_one_process_indexes_a_bucket_in_one_pass_for_all(service, shards):
         module = MelanomaDataModule(train="gs://bucket/data", num_folds=2)
         # A trainer of two processes, of which only these parts are used.
         strategy = SimpleNamespace(barrier=lambda name: meeting.wait())
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
+        module.trainer = SimpleNamespace(
+            global_rank=rank, world_size=2, num_nodes=2, strategy=strategy
+        )
         module.setup("fit")
         tables[rank] = module.table("train")
 
