@@ -24,9 +24,13 @@ def keep_place(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     """
     loops = checkpoint["loops"]["fit_loop"]
     batches = loops["epoch_loop.batch_progress"]["current"]
-    for place in _places(checkpoint):
-        # A batch whose step was not taken comes again.
-        place["delivered"] -= batches["ready"] - batches["processed"]
+    num_untaken = batches["ready"] - batches["processed"]
+    # A batch whose step was not taken comes again. What a loader gave is left as it is: it may be
+    # the loader's own.
+    loops["state_dict"]["combined_loader"] = [
+        {**state, "delivered": state["delivered"] - num_untaken} if _is_ours(state) else state
+        for state in _loader_states(checkpoint)
+    ]
     if trainer.validating:
         # Lightning's own sign of a validation that broke off: it is then run anew.
         loops["epoch_loop.val_loop.batch_progress"] = {
@@ -49,10 +53,15 @@ def take_place(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     # Lightning's annotation leaves out that there may be none.
     data: object = trainer.datamodule  # type: ignore[attr-defined]
     if trainer.state.fn == TrainerFn.FITTING and isinstance(data, MelanomaDataModule):
-        for place in _places(checkpoint):
-            data.loader("train").load_state_dict(place)
+        for state in filter(_is_ours, _loader_states(checkpoint)):
+            data.loader("train").load_state_dict(state)
 
 
-def _places(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
-    return [place for place in loaders if "delivered" in place]
+def _loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]]
+    states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+    return states
+
+
+def _is_ours(state: dict[str, Any]) -> bool:
+    return "delivered" in state

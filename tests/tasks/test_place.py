@@ -144,3 +144,22 @@ def test_every_n_steps_a_checkpoint_is_kept(whole, place_shards, tmp_path):
     run(scratch, place_shards, tmp_path, stop=Watch(), every_n_steps=2)
     # Six steps an epoch; seen behind each step, while the last kept is ahead of it.
     assert Watch.steps == [2, 2, 4, 4, 6, 6, 8, 8, 10, 10]
+
+
+def test_a_place_is_kept_without_changing_what_the_loader_gave(place_shards, tmp_path):
+    given: list[dict] = []
+
+    class Twice(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            loader = trainer.fit_loop._combined_loader.flattened[0]
+            own = {**loader.state_dict()}
+            loader.state_dict = lambda: own
+            for _ in range(2):
+                given.append(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            del loader.state_dict
+
+    run(scratch, place_shards, tmp_path, stop=Twice())
+    places = [kept["loops"]["fit_loop"]["state_dict"]["combined_loader"][0] for kept in given]
+    # Ahead of its step a batch has been handed over, and is to come again.
+    delivered = [place["delivered"] for place in places]
+    assert delivered == [number for number in range(NUM_TRAIN) for _ in (0, 1)] * NUM_EPOCHS
