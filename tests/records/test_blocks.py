@@ -101,3 +101,13 @@ def test_a_stream_gives_all_bytes_in_order(size, monkeypatch):
     with open_stream(lambda offset, length: content[offset : offset + length], size) as stream:
         assert stream.read(7) == content[:7]
         assert stream.read() == content[7:]
+
+
+def test_pieces_that_nobody_takes_are_let_go_and_said_to_be_gone(monkeypatch):
+    monkeypatch.setattr(readahead, "_MOST_KEPT", 20)
+    ahead = ReadAhead(lambda number: bytes([number]), [2] * 100)
+    for number in (0, 40, 80):
+        assert ahead.take(number) == bytes([number])
+        assert len(ahead._pieces) <= 20
+    assert ahead.take(40) is None
+    ahead.close()
