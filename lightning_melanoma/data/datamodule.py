@@ -1,6 +1,5 @@
 """The data module: shards to tables to folds to loaders."""
 
-import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.draws import run_seed
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.processes import first_process_first
 from lightning_melanoma.data.sampling import Sampling
@@ -164,7 +164,7 @@ class MelanomaDataModule(pl.LightningDataModule):
                 self._splits[split].shards,
                 image_size=size,
                 batch_size=hparams["batch_size"],
-                seed=_seed(),
+                seed=run_seed(),
                 shuffle=split == "train",
                 rank=self.trainer.global_rank if self.trainer else 0,
                 world_size=self.trainer.world_size if self.trainer else 1,
@@ -229,7 +229,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         return Sampling(
             table["target"].to_numpy(np.float32),
             table.get("is_extra", pd.Series(data=False, index=table.index)).to_numpy(np.bool_),
-            seed=_seed(),
+            seed=run_seed(),
             extra_rate=self.hparams["extra_rate"],
             positive_rate=self.hparams["positive_rate"],
         )
@@ -242,11 +242,6 @@ class MelanomaDataModule(pl.LightningDataModule):
             num_processes=self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1,
         )
         self._splits["train"], self._splits["val"] = train, val
-
-
-def _seed() -> int:
-    # Set by seed_everything, the same in every process.
-    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def _at_least(lowest: int, **settings: int) -> None:

@@ -7,6 +7,7 @@ by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), vectorised over the batch.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -63,6 +64,11 @@ def order_bits(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         numbers = np.arange(count, dtype=np.uint64)
         return _mix(numbers * _GOLDEN + _stream(seed, epoch, _ORDER))
+
+
+def run_seed() -> int:
+    """Return the seed that Lightning's `seed_everything` set, the same in every process; else 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def step_seed(seed: int, epoch: int, step: int, *, rank: int = 0) -> int:

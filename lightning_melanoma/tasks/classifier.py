@@ -5,7 +5,6 @@ own parameter groups. Constructors take numbers, names, lists and flat tables on
 ``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
 """
 
-import os
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.geometry import dihedral
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.data.draws import step_seed
+from lightning_melanoma.data.draws import run_seed, step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
@@ -152,8 +151,8 @@ class MelanomaClassifier(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(step_seed(seed, self.current_epoch, batch_idx, rank=self.global_rank))
+        place = self.current_epoch, batch_idx
+        torch.manual_seed(step_seed(run_seed(), *place, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
         """Return the weighted loss of an augmented batch, the mean of its valid rows, and more."""
