@@ -187,7 +187,7 @@ class MelanomaClassifier(pl.LightningModule):
         images = unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
         num_views = 1 if fitting else self.hparams["tta"]
-        logits = self.views(images, num_views).logits.mean(0)
+        logits = self._look(images, num_views)[0].mean(0)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
     def on_validation_batch_end(
@@ -310,13 +310,17 @@ class MelanomaClassifier(pl.LightningModule):
             images: (B, 3, S, S) float32 in [0, 1], RGB.
             num_views: 1 to 8; 4 are the mirrored views.
         """
+        logits, features = self._look(images, num_views)
+        return Views(logits, Embedding(features, pixel_statistics(images)))
+
+    def _look(self, images: Tensor, num_views: int) -> tuple[Tensor, Tensor]:
+        """Return (V, B) float32 logits of the views, and (B, F) float32 features of the first."""
         # Mirrored behind the normalisation, which treats all pixels alike.
         normalized = (images - self._mean) / self._std
         network: Any = self.network
         features = [network.embed(dihedral(normalized, k)) for k in range(num_views)]
         logits = [network.classify(each).float() for each in features]
-        embedding = Embedding(features[0].float(), pixel_statistics(images))
-        return Views(torch.stack(logits), embedding)
+        return torch.stack(logits), features[0].float()
 
     def _classify(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self._mean) / self._std)
