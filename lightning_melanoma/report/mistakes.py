@@ -5,8 +5,8 @@ with all of them is small and holds nothing of the records but the pixels.
 """
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,10 @@ from PIL import Image
 from lightning_melanoma.callbacks.pictures import confident_mistakes
 from lightning_melanoma.data.decode import ImageError, decode_whole
 from lightning_melanoma.predictions import NUM_NAMED
-from lightning_melanoma.records.example import parse_example
+from lightning_melanoma.records.example import parse_field
+from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.index import index_shards
-from lightning_melanoma.records.storage import Shard, ShardReader, find_shards
-from lightning_melanoma.records.tfrecord import unframe
+from lightning_melanoma.records.storage import find_shards
 from lightning_melanoma.report.judgement import Judgement
 
 # Pixels of the longer side: twice what a picture has on the page, for sharp screens.
@@ -94,31 +94,21 @@ def read_pictures(paths: Sequence[str], names: Sequence[str]) -> dict[str, bytes
             f"images: expected the shards to have the {len(names)} images to be shown, found no "
             f"record of {', '.join(missing[:NUM_NAMED])}{rest}; name the shards that were predicted"
         )
-    rows = table.loc[list(names)].reset_index()
-    return {
-        name: jpeg
-        for number, rows_of_shard in rows.groupby("shard")
-        for name, jpeg in _read(shards[cast(int, number)], rows_of_shard.to_dict("records"))
-    }
+    places = table.loc[list(names), ["shard", "record", "offset", "length"]].to_numpy(np.int64)
+    records = Records(shards, places)
+    return {name: _small_jpeg(_decoded(records, row)) for row, name in enumerate(names)}
 
 
-def _read(shard: Shard, rows: Sequence[Mapping[Hashable, Any]]) -> Iterator[tuple[str, bytes]]:
-    reader = ShardReader(shard)
+def _decoded(records: Records, row: int) -> NDArray[np.uint8]:
+    image = parse_field(records.payload(row), "image")
+    assert isinstance(image, bytes)
     try:
-        for row in rows:
-            record, offset = row["record"], row["offset"]
-            frame = reader.read(offset, row["length"])
-            payload = unframe(frame, shard=shard.url, record=record, offset=offset)
-            image = parse_example(payload)["image"]
-            assert isinstance(image, bytes)
-            try:
-                yield row["image_name"], _small_jpeg(decode_whole(image))
-            except ImageError as error:
-                raise ImageError(
-                    f"shard {shard.url}: record {record} at byte {offset}: {error}"
-                ) from error
-    finally:
-        reader.close()
+        return decode_whole(image)
+    except ImageError as error:
+        shard, record, offset, _ = records.places[row]
+        raise ImageError(
+            f"shard {records.shards[shard].url}: record {record} at byte {offset}: {error}"
+        ) from error
 
 
 def _small_jpeg(pixels: NDArray[np.uint8]) -> bytes:
