@@ -1,8 +1,8 @@
 """Watch that XLA compiles nothing once a run is under way.
 
 A program is compiled anew for each shape, operation or constant that a step changes: seconds to
-minutes in which the devices wait. All programs of a training are there when its second epoch
-begins, all of another command behind its second batch. On other devices nothing is watched.
+minutes in which the devices wait. The program of a step is there behind the second one of its kind,
+what runs between steps when the second epoch begins. On other devices nothing is watched.
 """
 
 import logging
@@ -62,7 +62,7 @@ class CompilationWatch(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take all programs to be there once an epoch is over."""
         self._begin(trainer, "between epochs", "between the epochs")
-        if self._num_steps["train"] >= _NUM_FIRST * trainer.accumulate_grad_batches:
+        if "train" in self._steady:
             self._steady.update(self._num_steps)
 
     def on_train_batch_start(
@@ -75,6 +75,8 @@ class CompilationWatch(pl.Callback):
         """Judge the step before, which has been dispatched, and begin with the next."""
         place = f"in batch {batch_idx} of training, epoch {trainer.current_epoch}"
         self._begin(trainer, "train", place, batch)
+        if self._num_steps["train"] > _NUM_FIRST * trainer.accumulate_grad_batches:
+            self._steady.add("train")
 
     def on_train_batch_end(
         self,

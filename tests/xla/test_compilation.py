@@ -6,12 +6,13 @@ from lightning_melanoma.xla.compilation import StepRecord, difference
 
 #: Runs that compile nothing in steady state, beside what unfreezing is allowed.
 CALM = ["unfrozen", "unfrozen SGD", "none", "accumulated", "bfloat16", "late validation", "EMA"]
-#: What changes in the third epoch, and how the warning names it.
+#: What changes, mostly in the third epoch, and how the warning names it.
 CHANGES = {
     "batch": "images from float32 (8, 3, 8, 8) to float32 (4, 3, 8, 8), targets from float32 (8,)",
     "shape": "changed from f32[8",
     "value": "_local_scalar_dense 1 times, not 0 (a value was read)",
     "operation": "aten::exp of f32[] was recorded where",
+    "early operation": "found 1 in batch 2 of training, epoch 0: ",
     "epochs": "behind batch 3 of validate: it recorded aten::_local_scalar_dense 1 times",
 }
 

@@ -1,6 +1,6 @@
 """Fit a small model under CompilationWatch, several times; print what it said each time as JSON.
 
-Each word names what is done to the third epoch, or how the whole run is.
+Each word names what is done to the third epoch, or how the whole run is; early is in the first one.
 """
 
 import json
@@ -61,12 +61,16 @@ class Model(pl.LightningModule):
             self.body.requires_grad_(True)
 
     def training_step(self, batch, batch_idx):
-        is_time = self.current_epoch == 2 and batch_idx == 1
+        when = (0, 2) if self.change.startswith("early") else (2, 1)
+        is_time = (self.current_epoch, batch_idx) == when
         loss = self.loss(batch, crop=_CROPS.get(self.change, 8) if is_time else 8)
         if self.change == "value" and is_time:
             assert float(loss.detach()) > 0
         if self.change == "operation" and is_time:
             loss = loss.exp().log()
+        if self.change == "early operation" and is_time:
+            # Another operation: the program of the former is there.
+            loss = loss.sqrt().square()
         self.kept.append(loss.detach())
         return loss
 
