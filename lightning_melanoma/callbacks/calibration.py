@@ -26,7 +26,7 @@ def prior_correction(task: "MelanomaClassifier", *, image_size: int) -> Calibrat
     inexact = {
         "focal loss": hparams["focal_gamma"] > 0,
         "label smoothing": hparams["label_smoothing"] > 0,
-        "mixed images": task.augment.mixes_targets,
+        "mixed images": task.mixes_targets,
     }
     return Calibration(
         prior_shift=task.prior.shift,

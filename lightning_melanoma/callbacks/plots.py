@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.callbacks.curves import curves_figure
 from lightning_melanoma.callbacks.figures import (
     precision_recall_figure,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from lightning_melanoma.data.datamodule import MelanomaDataModule
     from lightning_melanoma.tasks.classifier import MelanomaClassifier
     from lightning_melanoma.tasks.outputs import EpochOutputs
+
+# Images shown before and after augmentation.
+_NUM_VIEWS = 12
 
 
 class TrainingPlots(Callback):
@@ -55,8 +60,15 @@ class TrainingPlots(Callback):
         self._said: set[str] = set()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the epochs of an earlier run as drawn: their outputs are not in its checkpoint."""
-        self._num_seen = self._num_drawn = len(cast("MelanomaClassifier", pl_module).epochs.history)
+        """Show what the model will see, and count the epochs of an earlier run as drawn.
+
+        Their outputs are not in its checkpoint.
+        """
+        task = cast("MelanomaClassifier", pl_module)
+        self._num_seen = self._num_drawn = len(task.epochs.history)
+        log_dir = trainer.log_dir
+        if trainer.is_global_zero and log_dir is not None:
+            _draw_augmentations(task, trainer.datamodule, Path(log_dir) / "plots")  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the epoch before, whose row of metrics is complete by now."""
@@ -91,12 +103,6 @@ class TrainingPlots(Callback):
         history = task.epochs.history
         curves = curves_figure(history, best_epoch(history), rising_since(history))
         save_figure(curves, folder / "curves.png")
-        views = task.sample_batch_views()
-        if views is None or not len(views[0]):
-            self._say_once("plots: no augmentations, there is no batch of training to show")
-        else:
-            before, after = (view.numpy() for view in views)
-            save_figure(augmentations_figure(before, after), folder / "augmentations.png")
         outputs = task.epochs.outputs.get("val")
         if outputs is None or not len(outputs.rows):
             self._say_once("plots: curves and augmentations only, nothing was validated")
@@ -116,6 +122,17 @@ def best_epoch(history: History) -> int | None:
     """Return the first epoch with the highest `val_auroc`, or None when it is never defined."""
     known = [row for row in history if math.isfinite(row.get("val_auroc", math.nan))]
     return int(max(known, key=lambda row: row["val_auroc"])["epoch"]) if known else None
+
+
+def _draw_augmentations(
+    task: "MelanomaClassifier", datamodule: "MelanomaDataModule", folder: Path
+) -> None:
+    # Apart from the steps: one that returned its images would be another program on XLA.
+    batch = datamodule.sample_batch(_NUM_VIEWS)
+    with torch.no_grad():
+        after, _ = task.augment(batch.images, batch.targets, batch.valid, batch.draws)
+    before = unit_range(batch.images)
+    save_figure(augmentations_figure(before.numpy(), after.numpy()), folder / "augmentations.png")
 
 
 def _draw_rankings(task: "MelanomaClassifier", outputs: "EpochOutputs", folder: Path) -> None:

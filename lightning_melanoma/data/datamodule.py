@@ -13,6 +13,7 @@ from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.draws import run_seed
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.processes import first_process_first
+from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import Sampling
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
@@ -150,6 +151,10 @@ class MelanomaDataModule(pl.LightningDataModule):
         size = self.hparams["image_size"]
         images = [source.decode(int(row)) for row in rows]
         return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+
+    def sample_batch(self, count: int) -> Batch:
+        """Return the first rows of a training epoch, at most `count`, apart from its batches."""
+        return self.loader("train").source.first_rows(count)
 
     def loader(self, split: SplitName) -> MelanomaLoader:
         """Return the loader of a split: training shuffled, the rest in the order of the records."""

@@ -172,6 +172,17 @@ class MelanomaDataset(IterableDataset[Batch]):
                 "mend the shard, or give --data.on_corrupt skip"
             ) from error
 
+    def first_rows(self, count: int) -> Batch:
+        """Return the first rows of the epoch, at most `count`: to look at, not to train on.
+
+        Images that cannot be read are black; whoever iterates hears of them.
+        """
+        positions = np.arange(min(count, self.num_records))
+        pixels = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
+        batch = self._batch(self.order(), positions, pixels)
+        self._fill(None, pixels, batch.rows.numpy(), range(len(positions)))
+        return batch
+
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -208,23 +219,28 @@ class MelanomaDataset(IterableDataset[Batch]):
             reading.pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, reading: Reading, step: int) -> PendingBatch:
-        positions = self.positions(step)
-        rows = reading.order.rows[positions % self.num_records]
-        repeats = reading.order.repeats[positions % self.num_records]
         pixels = self._buffers.take()
+        batch = self._batch(reading.order, self.positions(step), pixels)
+        rows = batch.rows.numpy()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
         fill = partial(self._fill, reading.ahead, pixels, rows)
         parts = [range(len(rows))[at : at + share] for at in range(0, len(rows), share)]
         tasks = [reading.pool.submit(fill, part) for part in parts]
-        batch = Batch(
+        return PendingBatch(batch, tasks, self.on_corrupt)
+
+    def _batch(
+        self, order: EpochRows, positions: NDArray[np.int64], pixels: NDArray[np.uint8]
+    ) -> Batch:
+        rows = order.rows[positions % self.num_records]
+        repeats = order.repeats[positions % self.num_records]
+        return Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.from_numpy(self._targets[rows]),
             torch.from_numpy(positions < self.num_records),
             torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows], repeats)),
             torch.from_numpy(rows),
         )
-        return PendingBatch(batch, tasks, self.on_corrupt)
 
     def _fill(
         self,
@@ -234,9 +250,9 @@ class MelanomaDataset(IterableDataset[Batch]):
         places: range,
     ) -> Faults:
         faults: Faults = []
-        for place in places:
+        for place, row in zip(places, rows[places.start : places.stop].tolist(), strict=True):
             try:
-                self._load(int(rows[place]), pixels[place], ahead)
+                self._load(row, pixels[place], ahead)
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
                 pixels[place] = 0

@@ -1,14 +1,14 @@
-"""The LightningModule that both tasks share: augment, normalise, classify, weigh, judge.
+"""The LightningModule that both tasks share: augment, normalise, classify, weigh.
 
-batch -> augmented -> logits -> loss and metrics. Subclasses bring the network and may bring their
-own parameter groups. Constructors take numbers, names, lists and flat tables only, so that
-``load_from_checkpoint`` works anywhere and checkpoints load with ``weights_only=True``.
+batch -> augmented -> logits -> loss; `JudgedModule` makes metrics of it. Subclasses bring the
+network and may bring their own parameter groups. Constructors take numbers, names, lists and flat
+tables only, so that ``load_from_checkpoint`` works anywhere and checkpoints load with
+``weights_only=True``.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -23,8 +23,7 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.predictions import probabilities_of
-from lightning_melanoma.tasks.class_prior import ClassPrior
-from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
+from lightning_melanoma.tasks.judged import JudgedModule
 from lightning_melanoma.tasks.losses import (
     ClassWeights,
     OutputBias,
@@ -50,11 +49,8 @@ from lightning_melanoma.tasks.outputs import (
 )
 from lightning_melanoma.tasks.place import keep_place, take_place
 
-# Images shown before and after augmentation.
-_NUM_VIEWS = 12
 
-
-class MelanomaClassifier(pl.LightningModule):
+class MelanomaClassifier(JudgedModule):
     """Trains a network to tell melanoma, and says how well it does.
 
     Args:
@@ -74,8 +70,6 @@ class MelanomaClassifier(pl.LightningModule):
             symmetries of the square).
 
     Attributes:
-        prior: counts and weights of the classes, and probabilities by them.
-        epochs: the metrics of every finished epoch, and the outputs of the last.
         calibration: of the checkpoint that was loaded; None where it has none, and while fitting.
 
     Raises:
@@ -107,10 +101,8 @@ class MelanomaClassifier(pl.LightningModule):
         self.save_hyperparameters(logger=False)
         check_loss_settings(label_smoothing, focal_gamma, class_weights)
         self.augment = BatchAugment(augment, augment_changes)
-        self.prior = ClassPrior()
-        self.epochs = EpochJudge()
+        self.mixes_targets = self.augment.mixes_targets
         self.calibration: Calibration | None = None
-        self._views: tuple[Tensor, Tensor] | None = None
 
     def register_normalization(self) -> None:
         """Take mean and std from the network; subclasses call it once they have built that."""
@@ -155,30 +147,17 @@ class MelanomaClassifier(pl.LightningModule):
         torch.manual_seed(step_seed(run_seed(), *place, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
-        """Return the weighted loss of an augmented batch, the mean of its valid rows, and more."""
+        """Return the weighted loss of an augmented batch, the mean of its valid rows, and those."""
         with torch.no_grad():
             images, targets = self.augment(batch.images, batch.targets, batch.valid, batch.draws)
         # The schedule moves on behind the step; the log says the rate that was used.
         self.epochs.learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         logits = self._classify(images)
         losses = self._losses(logits, targets)
-        found: TrainingOutputs = {
+        return {
             "loss": self._mean_over_devices(losses, batch.valid),
             "outputs": step_outputs(batch, logits, targets, losses),
         }
-        if self._views is None:
-            found["views"] = unit_range(batch.images[:_NUM_VIEWS]), images[:_NUM_VIEWS]
-        return found
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
-        """Keep what the step returned until the end of the epoch."""
-        found = cast("TrainingOutputs", outputs)
-        self.epochs.keep("train", found["outputs"])
-        self._views = found.get("views", self._views)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the outputs of a validation that was broken off."""
-        self.epochs.forget("val")
 
     def validation_step(  # type: ignore[override]  # Lightning takes any tree of tensors
         self, batch: Batch, batch_idx: int
@@ -190,57 +169,13 @@ class MelanomaClassifier(pl.LightningModule):
         logits = self._look(images, num_views)[0].mean(0)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
-    def on_validation_batch_end(
-        self,
-        outputs: Any,  # noqa: ANN401 - what the step returned
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what the step returned until the end of the epoch."""
-        self.epochs.keep("val", cast("StepOutputs", outputs))
-
     #: A labelled test batch is judged as one of validation.
     test_step = validation_step  # type: ignore[assignment]  # likewise
-    on_test_batch_end = on_validation_batch_end
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
         """Return what is said of the rows of a batch, with test-time augmentation."""
         logits, embedding = self.views(unit_range(batch.images), self.hparams["tta"])
         return Prediction(torch.where(batch.valid, batch.rows, -1), logits.mean(0), embedding)
-
-    def on_validation_epoch_end(self) -> None:
-        """Judge the validation split."""
-        if self.trainer.sanity_checking:
-            self.epochs.forget("val")
-            return
-        metrics = self._judge("val")
-        # While fitting, the loggers get one row an epoch, from on_train_epoch_end.
-        # Every rank has the same numbers, of the whole split.
-        fitting = self.trainer.state.fn == "fit"
-        self.log_dict(self._on_host(metrics), logger=not fitting, sync_dist=True)
-
-    def on_test_epoch_end(self) -> None:
-        """Judge the labelled test split."""
-        metrics = self._judge("val")
-        renamed = {name.replace("val_", "test_"): value for name, value in metrics.items()}
-        self.log_dict(self._on_host(renamed), sync_dist=True)
-
-    def on_train_epoch_end(self) -> None:
-        """Judge the training split and log one row for the epoch."""
-        row = self.epochs.close_epoch(
-            self._judge("train"),
-            epoch=self.current_epoch,
-            step=self.global_step,
-        )
-        # Past self.log, which rounds to float32.
-        for logger in self.loggers:
-            logger.log_metrics(row, self.global_step)
-            # An epoch is long: a person who watches wants its row now.
-            logger.save()
-        names = ("train_loss", "val_auroc")
-        shown: dict[str, float] = {name: row[name] for name in names if name in row}
-        self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and the class that this is a checkpoint of."""
@@ -266,14 +201,6 @@ class MelanomaClassifier(pl.LightningModule):
         self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
         if self._trainer is not None and "loops" in checkpoint:
             take_place(self.trainer, checkpoint)
-
-    def sample_batch_views(self) -> tuple[Tensor, Tensor] | None:
-        """Return some images of the run's first batch before and after augmentation.
-
-        Returns:
-            Two (N, 3, H, W) float32 in [0, 1] on the CPU, or None before the first step.
-        """
-        return None if self._views is None else (self._views[0].cpu(), self._views[1].cpu())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: weights with decay; biases and norms without."""
@@ -343,26 +270,3 @@ class MelanomaClassifier(pl.LightningModule):
         assert isinstance(totals, Tensor)
         # One total for each rank, or that of the global batch where a step sees all of it.
         return (losses * valid).sum() / (totals.sum() / totals.numel()).clamp_min(1)
-
-    def _on_host(self, values: dict[str, float]) -> dict[str, Tensor]:
-        """Return values as Lightning's log takes them without bringing them to the device."""
-        # Only ranks on CUDA cards must: they have no other way to each other.
-        device = self.device if self.device.type == "cuda" else torch.device("cpu")
-        return {name: torch.tensor(value, device=device) for name, value in values.items()}
-
-    def _gathered(self, values: Tensor) -> Tensor:
-        """Return values from all ranks, with a new first axis where there are several."""
-        if self.trainer.world_size == 1:
-            return values
-        return cast("Tensor", self.all_gather(values.to(self.device)))
-
-    def _judge(self, split: JudgedSplit) -> dict[str, float]:
-        trained = split == "train"
-        return self.epochs.judge(
-            split,
-            self._gathered,
-            # What an epoch of training shows is a population of its own.
-            shift=self.prior.weights_shift if trained else self.prior.shift,
-            prevalence=self.prior.shown_prevalence if trained else self.prior.prevalence,
-            mixes_targets=trained and self.augment.mixes_targets,
-        )

@@ -85,20 +85,18 @@ class Prediction(NamedTuple):
     embedding: Embedding
 
 
-class TrainingOutputs(TypedDict, total=False):
-    """What a training step returns: the loss, what to keep of its rows, and images to show.
+class TrainingOutputs(TypedDict):
+    """What a training step returns: the loss, and what to keep of its rows.
 
     Nothing of it is kept within the step, since a strategy may have to bring it together first.
 
     Attributes:
         loss: () float32.
         outputs: of the rows.
-        views: of the run's first step, two (N, 3, H, W) float32 in [0, 1], as read and augmented.
     """
 
     loss: Tensor
     outputs: StepOutputs
-    views: tuple[Tensor, Tensor]
 
 
 def step_outputs(

@@ -9,7 +9,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.callbacks.plots import TrainingPlots, best_epoch
+from lightning_melanoma.data.draws import NUM_DRAWS
+from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.class_prior import ClassPrior
 from lightning_melanoma.tasks.judging import EpochJudge
@@ -40,23 +43,29 @@ class Data(pl.LightningDataModule):
         assert split == "val"
         return np.zeros((len(rows), 8, 8, 3), np.uint8)
 
+    def sample_batch(self, count):
+        images = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
+        valid = torch.ones(count, dtype=torch.bool)
+        return Batch(images, torch.zeros(count), valid, torch.zeros(count, NUM_DRAWS), valid)
+
 
 class Task(pl.LightningModule):
     """Follows a script instead of learning: what a callback may ask of a task, and no more."""
 
-    def __init__(self, val_log_losses, val_outputs, views=True):
+    def __init__(self, val_log_losses, val_outputs):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.prior = ClassPrior()
         self.prior.set((90, 10), (1.0, 1.0), shown=(90, 10))
         self.epochs = EpochJudge()
-        self._script = val_log_losses, val_outputs, views
+        self.augment = BatchAugment("light")
+        self._script = val_log_losses, val_outputs
 
     def training_step(self, batch):
         return (self.weight * batch[0]).sum()
 
     def on_train_epoch_end(self):
-        losses, val_outputs, _ = self._script
+        losses, val_outputs = self._script
         self.epochs.history.append(
             {
                 "epoch": self.current_epoch,
@@ -73,10 +82,6 @@ class Task(pl.LightningModule):
 
     def probabilities(self, logits):
         return probabilities_of(logits)
-
-    def sample_batch_views(self):
-        images = torch.rand(3, 3, 8, 8)
-        return (images, images) if self._script[2] else None
 
 
 def outputs(num_rows=NUM_ROWS):
@@ -149,11 +154,6 @@ def test_validation_of_one_class_is_drawn(tmp_path):
     val_outputs = outputs()._replace(targets=np.zeros(NUM_ROWS, np.float32))
     fit(Task([0.5], val_outputs), tmp_path)
     assert drawn(tmp_path) == PLOTS
-
-
-def test_missing_views_leave_only_the_augmentations_out(tmp_path):
-    fit(Task([0.5], outputs(), views=False), tmp_path)
-    assert drawn(tmp_path) == PLOTS - {"augmentations"}
 
 
 def test_overfitting_is_said_once(tmp_path, caplog, monkeypatch):

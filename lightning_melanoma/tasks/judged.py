@@ -1,0 +1,106 @@
+"""What a LightningModule does with what its steps return: keep it, judge epochs, log their rows."""
+
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.tasks.class_prior import ClassPrior
+from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
+from lightning_melanoma.tasks.outputs import StepOutputs, TrainingOutputs
+
+
+class JudgedModule(pl.LightningModule):
+    """Judges each epoch of its splits as a whole; subclasses bring the steps.
+
+    A training step is to return `TrainingOutputs`, the others `StepOutputs`.
+
+    Attributes:
+        prior: counts and weights of the classes, and probabilities by them.
+        epochs: the metrics of every finished epoch, and the outputs of the last.
+        mixes_targets: whether training mixes images, so that their targets are soft.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = ClassPrior()
+        self.epochs = EpochJudge()
+        self.mixes_targets = False
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
+        """Keep what the step returned until the end of the epoch."""
+        self.epochs.keep("train", cast("TrainingOutputs", outputs)["outputs"])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the outputs of a validation that was broken off."""
+        self.epochs.forget("val")
+
+    def on_validation_batch_end(
+        self,
+        outputs: Any,  # noqa: ANN401 - what the step returned
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the step returned until the end of the epoch."""
+        self.epochs.keep("val", cast("StepOutputs", outputs))
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge the validation split."""
+        if self.trainer.sanity_checking:
+            self.epochs.forget("val")
+            return
+        metrics = self._judge("val")
+        # While fitting, the loggers get one row an epoch, from on_train_epoch_end.
+        # Every rank has the same numbers, of the whole split.
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(self._on_host(metrics), logger=not fitting, sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Judge the labelled test split."""
+        metrics = self._judge("val")
+        renamed = {name.replace("val_", "test_"): value for name, value in metrics.items()}
+        self.log_dict(self._on_host(renamed), sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the training split and log one row for the epoch."""
+        row = self.epochs.close_epoch(
+            self._judge("train"),
+            epoch=self.current_epoch,
+            step=self.global_step,
+        )
+        # Past self.log, which rounds to float32.
+        for logger in self.loggers:
+            logger.log_metrics(row, self.global_step)
+            # An epoch is long: a person who watches wants its row now.
+            logger.save()
+        names = ("train_loss", "val_auroc")
+        shown: dict[str, float] = {name: row[name] for name in names if name in row}
+        self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
+
+    def _on_host(self, values: dict[str, float]) -> dict[str, Tensor]:
+        """Return values as Lightning's log takes them without bringing them to the device."""
+        # Only ranks on CUDA cards must: they have no other way to each other.
+        device = self.device if self.device.type == "cuda" else torch.device("cpu")
+        return {name: torch.tensor(value, device=device) for name, value in values.items()}
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Return values from all ranks, with a new first axis where there are several."""
+        if self.trainer.world_size == 1:
+            return values
+        return cast("Tensor", self.all_gather(values.to(self.device)))
+
+    def _judge(self, split: JudgedSplit) -> dict[str, float]:
+        trained = split == "train"
+        return self.epochs.judge(
+            split,
+            self._gathered,
+            # What an epoch of training shows is a population of its own.
+            shift=self.prior.weights_shift if trained else self.prior.shift,
+            prevalence=self.prior.shown_prevalence if trained else self.prior.prevalence,
+            mixes_targets=trained and self.mixes_targets,
+        )
