@@ -79,7 +79,8 @@ def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:
 
     Args:
         paths: a path, glob, directory or URL, or several. Of a directory the files that end in
-            ``.tfrec``, ``.tfrecord`` or ``.tfrecords`` (and ``.gz`` behind) are taken.
+            ``.tfrec``, ``.tfrecord`` or ``.tfrecords`` (and ``.gz`` behind) are taken; of a glob
+            too, unless none of its files does.
         prefix: of a directory only the shards whose names begin so are taken, if there are any:
             Kaggle keeps ``train*.tfrec`` and ``test*.tfrec`` in one folder.
 
@@ -106,11 +107,14 @@ def _match(path: str, prefix: str) -> list[Shard]:
         if not local:
             raise
         kind, found = "file", []
+    files = [entry for entry in found if not entry.is_folder]
+    every = [entry for entry in files if entry.url.removesuffix(".gz").endswith(_SUFFIXES)]
     if kind == "folder":
-        files = [entry for entry in found if not entry.is_folder]
-        every = [entry for entry in files if entry.url.removesuffix(".gz").endswith(_SUFFIXES)]
         named = [entry for entry in every if PurePosixPath(entry.url).name.startswith(prefix)]
         found = named or every
+    elif kind == "pattern":
+        # `train*` is meant for the shards, also where `train.csv` lies beside them.
+        found = every or found
     if not found:
         expected = {
             "file": "a shard, a folder or a pattern",

@@ -25,6 +25,15 @@ def test_shards_are_found_by_path_glob_folder_and_list(shards):
     ]
 
 
+def test_a_glob_leaves_tables_beside_the_shards_alone(tmp_path):
+    for name in ("train.csv", "train00-8.tfrec", "train01-8.tfrec.gz"):
+        (tmp_path / name).write_bytes(b"-")
+    found = find_shards(str(tmp_path / "train*"))
+    assert names(found) == ["train00-8.tfrec", "train01-8.tfrec.gz"]
+    # Shards may have any name, if it is asked for.
+    assert names(find_shards(str(tmp_path / "*.csv"))) == ["train.csv"]
+
+
 def test_a_prefix_chooses_among_the_shards_of_a_folder_only_where_it_occurs(shards, tmp_path):
     assert len(find_shards(str(shards), prefix="train")) == 4
     assert len(find_shards(str(shards), prefix="test")) == 2
