@@ -202,6 +202,19 @@ def test_an_image_that_cannot_be_read_stops_the_run(broken, num_workers):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("count", [5, 8])
+def test_the_first_rows_are_those_of_the_first_batch(split, count):
+    ours = dataset(split)
+    first = next(iter(ours))
+    assert_same(ours.first_rows(count), (part[:count] for part in first))
+
+
+def test_first_rows_that_cannot_be_read_are_black(broken):
+    images = dataset(broken, shuffle=False).first_rows(100).images
+    is_black = (images == 0).flatten(1).all(dim=1)
+    assert is_black.nonzero().flatten().tolist() == [2, 5]
+
+
 def test_a_record_that_was_damaged_since_stops_the_run(broken):
     with pytest.raises(CorruptRecordError, match=r"train_c00-4.tfrec: record 2 .*data CRC"):
         dataset(broken).decode(5)
