@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from lightning_melanoma.xla import pjrt
 from lightning_melanoma.xla.accelerator import XLAAccelerator
+from lightning_melanoma.xla.averaging import use_lean_averages
 from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.hosts import gather_objects, reduce_over_hosts
 from lightning_melanoma.xla.optimizer import make_state, use_lean_adamw
@@ -139,6 +140,11 @@ class SPMDStrategy(Strategy):
         use_lean_batch_norm()
         if self.is_global_zero:
             _log.info("XLA: %s, %s", pjrt.description(), precision.description)
+
+    @override
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        use_lean_averages(trainer, self.mesh)
 
     @override
     def setup_optimizers(self, trainer: pl.Trainer) -> None:

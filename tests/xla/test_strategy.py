@@ -25,6 +25,10 @@ def test_the_number_of_programs_depends_on_neither_epochs_nor_data(small, averag
     assert small(num_devices=4, average=average, batches=12)["programs"] == few
 
 
+def test_averages_of_the_weights_make_no_step_wait(small):
+    assert small(average=True)["reads"] == small()["reads"]
+
+
 def test_accumulated_gradients_need_a_fixed_number_of_programs(small):
     few = small(accumulate=2)["programs"]
     assert small(accumulate=2, epochs=6)["programs"] == few

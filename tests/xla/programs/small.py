@@ -1,4 +1,4 @@
-"""Train a small model by the strategy; print losses, predictions, programs and dtypes as JSON."""
+"""Train a small model by the strategy; print losses, programs, dtypes and more as JSON."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from recording import num_programs
 from torch import nn
 from torch.nn import functional
+from torch_xla.debug.metrics import counter_value
 
 from lightning_melanoma.xla.registry import register
 
@@ -135,6 +136,8 @@ trainer = pl.Trainer(
     num_sanity_val_steps=0,
 )
 trainer.fit(model, Batches(dtype), Batches(dtype), ckpt_path=SETTINGS["resume"], weights_only=True)
+# Values that the host has waited for until here.
+num_reads = counter_value("aten::_local_scalar_dense")
 losses, outside = [float(loss) for loss in model.losses], float(model.outside)
 trainer.save_checkpoint("last.ckpt")
 state = torch.load("last.ckpt", weights_only=True)
@@ -147,6 +150,7 @@ print(
             "programs": num_programs(),
             "dtypes": sorted(dtypes(state["state_dict"]) | dtypes(state["optimizer_states"])),
             "outside": outside,
+            "reads": num_reads,
         }
     )
 )
