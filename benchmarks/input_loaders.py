@@ -17,10 +17,8 @@ _NUM_THREADS = 2
 Epoch = Callable[[], Iterator]
 
 
-def decoder(folder: Path, size: int, batch_size: int) -> Epoch:
-    """The JPEG decoder and nothing else."""
-    import simplejpeg
-
+def read_jpegs(folder: Path) -> list[bytes]:
+    """Return the images of a folder of shards, encoded, in the order of the records."""
     from lightning_melanoma.records.example import parse_field
     from lightning_melanoma.records.tfrecord import read_records
 
@@ -28,15 +26,28 @@ def decoder(folder: Path, size: int, batch_size: int) -> Epoch:
     for path in sorted(folder.iterdir()):
         with path.open("rb") as stream:
             images += [parse_field(r.payload, "image") for r in read_records(stream, path.name)]
+    return images
+
+
+def decode_jpegs(images: list[bytes], size: int, num_threads: int) -> None:
+    """Decode all images in threads, to sides of at least `size`, and drop the pixels."""
+    import simplejpeg
 
     def decode(part: list[bytes]) -> None:
         for image in part:
             simplejpeg.decode_jpeg(image, min_height=size, min_width=size)
 
+    with ThreadPoolExecutor(num_threads) as threads:
+        list(threads.map(decode, [images[n::num_threads] for n in range(num_threads)]))
+
+
+def decoder(folder: Path, size: int, batch_size: int) -> Epoch:
+    """The JPEG decoder and nothing else."""
+    images = read_jpegs(folder)
+
     def epoch() -> Iterator:
-        # Two batches, as the warm-up wants; each thread has its half.
-        with ThreadPoolExecutor(_NUM_THREADS) as threads:
-            list(threads.map(decode, [images[n::_NUM_THREADS] for n in range(_NUM_THREADS)]))
+        decode_jpegs(images, size, _NUM_THREADS)
+        # Two batches, as the warm-up wants.
         half = len(images) // 2
         yield (images[:half],)
         yield (images[half:],)

@@ -11,49 +11,27 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from input import draw
+from input_loaders import decode_jpegs, read_jpegs
 
 import lightning_melanoma
-from lightning_melanoma.records.example import parse_field
-from lightning_melanoma.records.tfrecord import read_records
+from lightning_melanoma.records.files import atomic_folder
 from lightning_melanoma.scoring.files import ImageFiles
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 
 _BATCH_SIZE = 32
 
 
-def unpack(shards: Path) -> list[str]:
-    """Return the image files of a folder of shards, written beside it where they are not there."""
-    folder = shards.with_name(f"{shards.name}-files")
+def unpack(images: list[bytes], folder: Path) -> list[str]:
+    """Return the image files of a folder, written where it is not there."""
     if not folder.is_dir():
-        folder.mkdir()
-        for shard in sorted(shards.iterdir()):
-            with shard.open("rb") as stream:
-                for record in read_records(stream, shard.name):
-                    name = f"{shard.stem}-{record.number:04d}.jpg"
-                    (folder / name).write_bytes(parse_field(record.payload, "image"))
+        with atomic_folder(folder) as out:
+            for number, image in enumerate(images):
+                (out / f"{number:04d}.jpg").write_bytes(image)
     return sorted(str(path) for path in folder.iterdir())
-
-
-def decode_all(files: list[str], size: int) -> Callable[[], None]:
-    """Return what decodes the files from memory."""
-    images = [Path(file).read_bytes() for file in files]
-    num_threads = len(os.sched_getaffinity(0))
-
-    def decode(part: list[bytes]) -> None:
-        for image in part:
-            simplejpeg.decode_jpeg(image, min_height=size, min_width=size)
-
-    def run() -> None:
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(decode, [images[n::num_threads] for n in range(num_threads)]))
-
-    return run
 
 
 def main() -> None:
@@ -64,12 +42,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     draw(options.data)
+    num_threads = len(os.sched_getaffinity(0))
     size = data_settings(read_checkpoint(options.ckpt_path)[0])["image_size"]
     print("| JPEG | decoder | read by `score` | all of `score` |\n|---|---|---|---|")
     for pixels in (256, 1024):
-        files = unpack(options.data / str(pixels))
+        images = read_jpegs(options.data / str(pixels))
+        files = unpack(images, options.data / f"{pixels}-files")
         jobs: list[Callable[[], object]] = [
-            decode_all(files, size),
+            lambda images=images: decode_jpegs(images, size, num_threads),
             lambda files=files: list(
                 map(len, ImageFiles(files, image_size=size, batch_size=_BATCH_SIZE))
             ),
