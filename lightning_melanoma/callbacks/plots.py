@@ -1,7 +1,8 @@
 """The plots of a running training, redrawn after each epoch so that a person can watch.
 
 ``plots/{curves,roc,precision_recall,probabilities,augmentations,mistakes}.png`` in the run's folder
-show the last finished epoch. The overfitting check speaks here too, in the log. A split that has
+show the last finished epoch, the augmentations what the first one sees. The overfitting check
+speaks here too, in the log. A split that has
 nothing to draw leaves its plots out, with the reason said once; it never ends a training.
 """
 
@@ -66,9 +67,9 @@ class TrainingPlots(Callback):
         """
         task = cast("MelanomaClassifier", pl_module)
         self._num_seen = self._num_drawn = len(task.epochs.history)
-        log_dir = trainer.log_dir
-        if trainer.is_global_zero and log_dir is not None:
-            _draw_augmentations(task, trainer.datamodule, Path(log_dir) / "plots")  # type: ignore[attr-defined]
+        folder = _folder(trainer)
+        if folder is not None:
+            _draw_augmentations(task, trainer.datamodule, folder)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the epoch before, whose row of metrics is complete by now."""
@@ -79,9 +80,8 @@ class TrainingPlots(Callback):
         self._show(trainer, cast("MelanomaClassifier", pl_module), every=1)
 
     def _show(self, trainer: pl.Trainer, task: "MelanomaClassifier", *, every: int) -> None:
-        # Asked for on every rank: Lightning agrees on the folder by a broadcast.
-        log_dir = trainer.log_dir
-        if not trainer.is_global_zero or log_dir is None:
+        folder = _folder(trainer)
+        if folder is None:
             return
         num_epochs = len(task.epochs.history)
         if num_epochs > self._num_seen:
@@ -89,7 +89,7 @@ class TrainingPlots(Callback):
             self._warn_of_overfitting(task.epochs.history)
         if num_epochs - self._num_drawn >= every:
             self._num_drawn = num_epochs
-            self._draw(task, trainer.datamodule, Path(log_dir) / "plots")  # type: ignore[attr-defined]
+            self._draw(task, trainer.datamodule, folder)  # type: ignore[attr-defined]
 
     def _warn_of_overfitting(self, history: History) -> None:
         since, before = rising_since(history), self._overfit_since
@@ -122,6 +122,13 @@ def best_epoch(history: History) -> int | None:
     """Return the first epoch with the highest `val_auroc`, or None when it is never defined."""
     known = [row for row in history if math.isfinite(row.get("val_auroc", math.nan))]
     return int(max(known, key=lambda row: row["val_auroc"])["epoch"]) if known else None
+
+
+def _folder(trainer: pl.Trainer) -> Path | None:
+    """Return the plots' folder, None where this process draws none; to be called by all of them."""
+    # Lightning agrees on the folder by a broadcast.
+    log_dir = trainer.log_dir
+    return None if not trainer.is_global_zero or log_dir is None else Path(log_dir) / "plots"
 
 
 def _draw_augmentations(

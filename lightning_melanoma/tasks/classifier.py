@@ -101,7 +101,6 @@ class MelanomaClassifier(JudgedModule):
         self.save_hyperparameters(logger=False)
         check_loss_settings(label_smoothing, focal_gamma, class_weights)
         self.augment = BatchAugment(augment, augment_changes)
-        self.mixes_targets = self.augment.mixes_targets
         self.calibration: Calibration | None = None
 
     def register_normalization(self) -> None:
@@ -123,6 +122,11 @@ class MelanomaClassifier(JudgedModule):
         bias = output_bias(shown, weights, rule=self.hparams["output_bias"])
         self.prior.set(data.class_counts(), weights, shown=shown)
         nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
+
+    @property
+    def mixes_targets(self) -> bool:
+        """Whether training mixes images, so that their targets are soft."""
+        return self.augment.mixes_targets
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1]."""

@@ -20,14 +20,17 @@ class JudgedModule(pl.LightningModule):
     Attributes:
         prior: counts and weights of the classes, and probabilities by them.
         epochs: the metrics of every finished epoch, and the outputs of the last.
-        mixes_targets: whether training mixes images, so that their targets are soft.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.prior = ClassPrior()
         self.epochs = EpochJudge()
-        self.mixes_targets = False
+
+    @property
+    def mixes_targets(self) -> bool:
+        """Whether training mixes images, so that their targets are soft."""
+        return False
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Keep what the step returned until the end of the epoch."""
