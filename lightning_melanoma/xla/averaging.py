@@ -34,7 +34,7 @@ def use_lean_averages(trainer: pl.Trainer, mesh: Any) -> None:  # noqa: ANN401 -
 
 
 def use_lean_lerp() -> None:
-    """Let the exponential average of many tensors on XLA be recorded in a seventh of the time.
+    """Let the exponential average of many tensors on XLA be recorded in a sixth of the time.
 
     torch's in-place form goes through functionalization tensor by tensor: 17 ms of the host for the
     236 of Xception. For this process. May be called again.
