@@ -29,6 +29,7 @@ class StorageService:
     def __init__(self, seed: int = 0) -> None:
         self.fault_rate = 0.0
         self.denied: int | None = None
+        self.denials = 0
         self.token: str | None = None
         self.faults: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -120,6 +121,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             service.requests["content" if is_content else "metadata"] += 1
         is_known = service.token and self.headers.get("Authorization") == f"Bearer {service.token}"
         if service.denied and not is_known:
+            with service.lock:
+                service.denials += 1
             message = "Anonymous caller does not have storage.objects.list access to the bucket."
             self._send(service.denied, _error(service.denied, message), with_body=with_body)
             return
