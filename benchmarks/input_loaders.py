@@ -19,13 +19,13 @@ Epoch = Callable[[], Iterator]
 
 def read_jpegs(folder: Path) -> list[bytes]:
     """Return the images of a folder of shards, encoded, in the order of the records."""
-    from lightning_melanoma.records.example import parse_field
+    from lightning_melanoma.records.example import parse_example
     from lightning_melanoma.records.tfrecord import read_records
 
     images = []
     for path in sorted(folder.iterdir()):
         with path.open("rb") as stream:
-            images += [parse_field(r.payload, "image") for r in read_records(stream, path.name)]
+            images += [parse_example(r.payload)["image"] for r in read_records(stream, path.name)]
     return images
 
 

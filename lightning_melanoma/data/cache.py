@@ -29,17 +29,18 @@ _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 class PixelCache(Protocol):
     """Pixels by row; any number of threads, and of forked processes, may read and write at once."""
 
-    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
-        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no.
+    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Copy the pixels of (N,) rows into `out`, (N, H, W, 3) uint8, where they are kept.
 
-        After a no, the content of `out` is undefined.
+        Returns:
+            (N,) bool: of which rows; the content of `out` is undefined at the others.
         """
 
     def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Keep the pixels of a row, (H, W, 3) uint8."""
 
-    def is_kept(self, row: int) -> bool:
-        """Tell, as far as this process knows, whether the pixels of a row are kept."""
+    def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) bool, as far as this process knows, whether the pixels of rows are kept."""
 
 
 class MemoryCache:
@@ -58,21 +59,26 @@ class MemoryCache:
         # Set when the pixels are there: a worker that ends in between leaves none behind.
         self._is_kept = _shared((num_rows,))
 
-    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
-        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no."""
-        if not self._is_kept[row]:
-            return False
-        out[...] = self._pixels[row]
-        return True
+    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Copy the pixels of (N,) rows into `out`, (N, H, W, 3) uint8, where they are kept."""
+        is_kept = self.is_kept(rows)
+        if is_kept.all():
+            # All at once: threads that copy row by row wait for each other between the rows.
+            # The mode only says that no index is out of range; the default one copies twice.
+            np.take(self._pixels, rows, axis=0, out=out, mode="clip")
+        else:
+            for place in np.flatnonzero(is_kept):
+                out[place] = self._pixels[rows[place]]
+        return is_kept
 
     def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Keep the pixels of a row, (H, W, 3) uint8."""
         self._pixels[row] = pixels
         self._is_kept[row] = 1
 
-    def is_kept(self, row: int) -> bool:
-        """Tell whether the pixels of a row are kept."""
-        return bool(self._is_kept[row])
+    def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) bool, whether the pixels of rows are kept."""
+        return self._is_kept[rows].astype(np.bool_)
 
     def __reduce__(self) -> tuple[type, tuple[int, ...]]:
         """Pickle without the pixels: a process that is not forked begins with an empty cache."""

@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,6 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.blocks import BlockReader
-from lightning_melanoma.records.example import parse_field
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import CorruptRecordError
@@ -94,11 +92,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.epoch = 0
         #: The first global batch to yield: above 0 when an epoch is resumed.
         self.start = 0
-        self._places = table[["shard", "record", "offset", "length"]].to_numpy(np.int64)
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
         self._sampling = sampling
-        self._records = Records(self.shards, self._places)
+        self._records = Records(self.shards, table)
         shape = (batch_size // world_size, image_size, image_size, 3)
         # Besides those that are ahead, the one that is taken and the one that a step still holds.
         self._buffers = BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
@@ -106,7 +103,7 @@ class MelanomaDataset(IterableDataset[Batch]):
     @property
     def num_records(self) -> int:
         """Records of an epoch, all ranks together; one that is repeated counts as often."""
-        return sum(self._sampling.counts) if self._sampling else len(self._places)
+        return sum(self._sampling.counts) if self._sampling else len(self._keys)
 
     @property
     def num_batches(self) -> int:
@@ -118,7 +115,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         if self._sampling:
             rows, repeats = self._sampling.epoch(self.epoch)
         else:
-            rows, repeats = np.arange(len(self._places)), np.zeros(len(self._places), np.int64)
+            rows, repeats = np.arange(len(self._keys)), np.zeros(len(self._keys), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
         order = epoch_order(self.seed, self.epoch, rows, self._records.layout)
@@ -133,16 +130,14 @@ class MelanomaDataset(IterableDataset[Batch]):
         size = self.batch_size // self.world_size
         return batch * self.batch_size + self.rank * size + np.arange(size)
 
-    def image_bytes(self, row: int, ahead: BlockReader | None = None) -> bytes:
-        """Return the encoded image of a row of the table, out of what is read `ahead`, if anything.
+    def image_bytes(self, row: int) -> bytes:
+        """Return the encoded image of a row of the table.
 
         Raises:
             CorruptRecordError: the shard is damaged.
             OSError: it cannot be read, or is no longer the one that was indexed.
         """
-        image = parse_field(self._records.payload(row, ahead), "image")
-        assert isinstance(image, bytes)
-        return image
+        return self._records.image(row)
 
     def decode(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row of the table as (image_size, image_size, 3) uint8 RGB.
@@ -164,12 +159,11 @@ class MelanomaDataset(IterableDataset[Batch]):
             CorruptRecordError, ImageError: as `decode`.
         """
         try:
-            decode_into(self.image_bytes(row, ahead), out)
+            decode_into(self._records.image(row, ahead), out)
         except ImageError as error:
-            shard, record, offset, _ = self._places[row]
             raise ImageError(
-                f"shard {self.shards[shard].url}: record {record} at byte {offset}: {error}; "
-                "mend the shard, or give --data.on_corrupt skip"
+                f"{self._records.where(row)}: {error}; mend the shard, or give "
+                "--data.on_corrupt skip"
             ) from error
 
     def first_rows(self, count: int) -> Batch:
@@ -180,7 +174,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         positions = np.arange(min(count, self.num_records))
         pixels = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
         batch = self._batch(self.order(), positions, pixels)
-        self._fill(None, pixels, batch.rows.numpy(), range(len(positions)))
+        self._fill(None, pixels, batch.rows.numpy(), slice(None))
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -203,8 +197,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
         if self.cache is not None and self._records.layout is not None:
-            is_kept = [self.cache.is_kept(int(row)) for row in rows]
-            rows = rows[~np.array(is_kept, np.bool_)]
+            rows = rows[~self.cache.is_kept(rows)]
         return rows
 
     def _batches(self, reading: Reading, steps: range) -> Iterator[Batch]:
@@ -224,16 +217,17 @@ class MelanomaDataset(IterableDataset[Batch]):
         rows = batch.rows.numpy()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
-        fill = partial(self._fill, reading.ahead, pixels, rows)
-        parts = [range(len(rows))[at : at + share] for at in range(0, len(rows), share)]
-        tasks = [reading.pool.submit(fill, part) for part in parts]
+        tasks = [
+            reading.pool.submit(self._fill, reading.ahead, pixels, rows, slice(at, at + share))
+            for at in range(0, len(rows), share)
+        ]
         return PendingBatch(batch, tasks, self.on_corrupt)
 
     def _batch(
         self, order: EpochRows, positions: NDArray[np.int64], pixels: NDArray[np.uint8]
     ) -> Batch:
-        rows = order.rows[positions % self.num_records]
-        repeats = order.repeats[positions % self.num_records]
+        places = positions % self.num_records
+        rows, repeats = order.rows[places], order.repeats[places]
         return Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.from_numpy(self._targets[rows]),
@@ -247,21 +241,22 @@ class MelanomaDataset(IterableDataset[Batch]):
         ahead: BlockReader | None,
         pixels: NDArray[np.uint8],
         rows: NDArray[np.int64],
-        places: range,
+        part: slice,
     ) -> Faults:
+        """Fill in the pixels of a part of a batch."""
         faults: Faults = []
-        for place, row in zip(places, rows[places.start : places.stop].tolist(), strict=True):
+        places = np.arange(len(rows))[part]
+        if self.cache is not None:
+            places = places[~self.cache.read(rows[part], pixels[part])]
+        for place in places.tolist():
+            row, out = int(rows[place]), pixels[place]
             try:
-                self._load(row, pixels[place], ahead)
+                self.decode_into(row, out, ahead)
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
-                pixels[place] = 0
+                out[...] = 0
                 faults.append((place, error))
+                continue
+            if self.cache is not None:
+                self.cache.write(row, out)
         return faults
-
-    def _load(self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None) -> None:
-        if self.cache is not None and self.cache.read(row, out):
-            return
-        self.decode_into(row, out, ahead)
-        if self.cache is not None:
-            self.cache.write(row, out)

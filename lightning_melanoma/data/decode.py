@@ -17,7 +17,9 @@ MAX_PIXELS = 100_000_000
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 # The bytes of a JPEG that begin a segment, and those that tell which (ITU-T T.81, table B.1).
-_MARKER, _APP1, _START_OF_SCAN = 0xFF, 0xE1, 0xDA
+_MARKER, _APP1 = 0xFF, 0xE1
+# What may stand ahead of Exif's segment: others of applications, comments and fill bytes.
+_AHEAD = frozenset([*range(0xE0, 0xF0), 0xFE, _MARKER])
 
 
 class ImageError(ValueError):
@@ -95,10 +97,10 @@ def _decode(data: bytes, *, min_size: int) -> NDArray[np.uint8]:
 
 
 def _has_exif(data: bytes) -> bool:
-    # Walks the segments ahead of the compressed data: a search for the text would cost a thirtieth
-    # of decoding.
+    # Walks the segments ahead of the tables (Exif 2.32, section 4.5.4): a search for the text would
+    # cost a thirtieth of decoding.
     at = 2
-    while at + 4 <= len(data) and data[at] == _MARKER and data[at + 1] != _START_OF_SCAN:
+    while at + 4 <= len(data) and data[at] == _MARKER and data[at + 1] in _AHEAD:
         if data[at + 1] == _APP1 and data.startswith(b"Exif\0\0", at + 4):
             return True
         if data[at + 1] == _MARKER:

@@ -9,6 +9,7 @@ by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), vectorised over the batch.
 import hashlib
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ NUM_DRAWS = 128
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Odd, and no multiple of the other: the streams of a record's repeats do not meet.
 _FAR_APART = np.uint64(0xD1342543DE82EF95)
+_COUNTERS = np.arange(1, NUM_DRAWS + 1, dtype=np.uint64) * _GOLDEN
 # Order, draws and steps of one (seed, epoch) come from different streams.
 _DRAWS, _ORDER, _STEPS = 0, 1, 2
 
@@ -47,14 +49,12 @@ def record_draws(
     Returns:
         (B, NUM_DRAWS) float32, uniform in [0, 1), of 24 bits each.
     """
-    with np.errstate(over="ignore"):
-        keys = keys.astype(np.uint64)
-        if repeats is not None:
-            # A melanoma that comes again is augmented in another way.
-            keys = keys + repeats.astype(np.uint64) * _FAR_APART
-        starts = _mix(keys ^ _stream(seed, epoch, _DRAWS))
-        counters = np.arange(1, NUM_DRAWS + 1, dtype=np.uint64) * _GOLDEN
-        bits = _mix(starts[:, None] + counters[None, :])
+    keys = keys.astype(np.uint64)
+    if repeats is not None:
+        # A melanoma that comes again is augmented in another way.
+        keys = keys + repeats.astype(np.uint64) * _FAR_APART
+    starts = _mix(keys ^ _stream(seed, epoch, _DRAWS))
+    bits = _mix(starts[:, None] + _COUNTERS)
     # The upper 24 bits: all that a float32 in [0, 1) can hold evenly.
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
@@ -82,12 +82,17 @@ def step_seed(seed: int, epoch: int, step: int, *, rank: int = 0) -> int:
     return int(bits[0] >> np.uint64(1))
 
 
+@lru_cache(maxsize=16)
 def _stream(seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:
-    start = np.array([seed], np.uint64) * np.uint64(4) + np.uint64(purpose)
-    return _mix(_mix(start + _GOLDEN) + np.uint64(epoch) * _GOLDEN)
+    with np.errstate(over="ignore"):
+        start = np.array([seed], np.uint64) * np.uint64(4) + np.uint64(purpose)
+        return _mix(_mix(start + _GOLDEN) + np.uint64(epoch) * _GOLDEN)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    bits = bits ^ (bits >> np.uint64(30))
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> np.uint64(27)
+    bits *= np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits

@@ -1,6 +1,6 @@
 """The loader: epoch after epoch of a dataset, with a place that can be kept and restored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
@@ -31,13 +31,15 @@ class MelanomaLoader:
         self.batch_size = source.batch_size // source.world_size
         #: Rows of the table that could not be read, when they are to be skipped.
         self.skipped: set[int] = set()
-        self._loader = DataLoader(
-            source,
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-        )
+        self._batches: Iterable[Batch] = source
+        if num_workers or pin_memory:
+            self._batches = DataLoader(
+                source,
+                batch_size=None,
+                num_workers=num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=pin_memory,
+            )
         self._epoch = 0
         self._delivered = 0
         self._begun = False
@@ -55,7 +57,7 @@ class MelanomaLoader:
         self._begun = True
         self.source.epoch = self._epoch
         self.source.start = self._delivered
-        for batch in self._loader:
+        for batch in self._batches:
             if isinstance(batch, Exception):
                 raise batch
             self._note_skipped(batch)
@@ -90,8 +92,10 @@ class MelanomaLoader:
         self._begun = False
 
     def _note_skipped(self, batch: Batch) -> None:
-        real = self.source.positions(self._delivered) < self.source.num_records
         masked = ~batch.valid.numpy()
+        if not masked.any():
+            return
+        real = self.source.positions(self._delivered) < self.source.num_records
         self.skipped.update(batch.rows.numpy()[masked & real].tolist())
 
 

@@ -1,5 +1,6 @@
 """A batch whose pixels are still being decoded by other threads, and what they read with."""
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -50,7 +51,9 @@ class PendingBatch:
             CorruptRecordError: the first fault, or another, if they are to be raised.
             ImageError: as `CorruptRecordError`.
         """
-        for place, error in [fault for task in self._tasks for fault in task.result()]:
+        # The one begun last, first: when it is done the others are, or nearly, and one wait does.
+        faults = [task.result() for task in reversed(self._tasks)]
+        for place, error in itertools.chain(*reversed(faults)):
             if self._on_corrupt == "raise":
                 raise error
             self._batch.valid[place] = False

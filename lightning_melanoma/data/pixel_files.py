@@ -66,19 +66,15 @@ class PixelFiles:
         self._image_size = image_size
         self._row_size = image_size * image_size * 3
         # Rows whose mark this process has checked or written.
-        self._is_known = bytearray(len(places))
+        self._is_known = np.zeros(len(places), np.bool_)
         self._is_full = False
         self._lock, self._may_tell = _own_locks()
         self._files: dict[int, int | None] = {}
 
-    def read(self, row: int, out: NDArray[np.uint8]) -> bool:
-        """Copy the pixels of a row into `out`, (H, W, 3) uint8, if they are kept; else say no."""
-        file, start = self._slot(row)
-        try:
-            return file is not None and self._read(row, file, start, out)
-        except OSError as error:
-            self._give_up(error)
-            return False
+    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Copy the pixels of (N,) rows into `out`, (N, H, W, 3) uint8, where they are kept."""
+        found = [self._read(row, pixels) for row, pixels in zip(rows.tolist(), out, strict=True)]
+        return np.array(found, np.bool_)
 
     def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
         """Keep the pixels of a row, (H, W, 3) uint8; where the disk is full, say so once."""
@@ -91,13 +87,21 @@ class PixelFiles:
         except OSError as error:
             self._give_up(error)
         else:
-            self._is_known[row] = 1
+            self._is_known[row] = True
 
-    def is_kept(self, row: int) -> bool:
-        """Tell, as far as this process knows, whether the pixels of a row are kept."""
-        return bool(self._is_known[row])
+    def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) bool, as far as this process knows, whether the pixels of rows are kept."""
+        return self._is_known[rows]
 
-    def _read(self, row: int, file: int, start: int, out: NDArray[np.uint8]) -> bool:
+    def _read(self, row: int, out: NDArray[np.uint8]) -> bool:
+        file, start = self._slot(row)
+        try:
+            return file is not None and self._read_slot(row, file, start, out)
+        except OSError as error:
+            self._give_up(error)
+            return False
+
+    def _read_slot(self, row: int, file: int, start: int, out: NDArray[np.uint8]) -> bool:
         if self._is_known[row]:
             return os.preadv(file, [out.data], start) == self._row_size
         mark = os.pread(file, _MARK_SIZE, start + self._row_size)
@@ -106,7 +110,7 @@ class PixelFiles:
             return False
         if os.preadv(file, [out.data], start) != self._row_size or _mark(out) != mark:
             return False
-        self._is_known[row] = 1
+        self._is_known[row] = True
         return True
 
     def _slot(self, row: int) -> tuple[int | None, int]:

@@ -28,10 +28,11 @@ class Split(NamedTuple):
     Attributes:
         shards: in order.
         table: a row a record, columns ``shard`` (number in `shards`), ``record``, ``offset``,
-            ``length``, ``image_name``, ``patient_id`` (as stored), ``patient`` (source and
-            patient_id, "" where unknown), ``target`` (float, NaN where unknown), ``fold`` (int, -1
-            where there are none), ``source`` (the records' own, else the shard's folder) and the
-            other `METADATA` that there is.
+            ``length``, ``image_offset``, ``image_length`` (as in `Index`), ``image_name``,
+            ``patient_id`` (as stored), ``patient`` (source and patient_id, "" where unknown),
+            ``target`` (float, NaN where unknown), ``fold`` (int, -1 where there are none),
+            ``source`` (the records' own, else the shard's folder) and the other `METADATA` that
+            there is.
         skipped: what was left out and why, a line a record.
     """
 
@@ -75,8 +76,9 @@ def read_split(
     _check_targets(table, shards)
     add_patients(table, shards)
     table["fold"] = -1
-    places = ["shard", "record", "offset", "length", "image_name", "patient_id", "patient"]
-    columns = [*places, "target", "fold", *(name for name in METADATA if name in table)]
+    places = ["shard", "record", "offset", "length", "image_offset", "image_length"]
+    names = ["image_name", "patient_id", "patient", "target", "fold"]
+    columns = [*places, *names, *(name for name in METADATA if name in table)]
     return Split(shards, table[columns], [str(fault) for fault in faults])
 
 

@@ -1,4 +1,8 @@
-"""The data of records by their row in a table of places: at random, or ahead in blocks."""
+"""The images of records, still encoded, by their row in a table: at random, or ahead in blocks.
+
+The index tells where in a record its image lies. So a record is read and its checksums are checked,
+but the message is not parsed again, which would cost as much as reading.
+"""
 
 import contextlib
 import threading
@@ -6,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_melanoma.records.blocks import BlockLayout, BlockReader, block_layout
 from lightning_melanoma.records.storage import Shard, ShardReader
-from lightning_melanoma.records.tfrecord import unframe
+from lightning_melanoma.records.tfrecord import HEADER_SIZE, unframe
+
+_PLACE = ["shard", "record", "offset", "length", "image_offset", "image_length"]
 
 
 class Records:
@@ -18,8 +25,7 @@ class Records:
 
     Args:
         shards: that hold the records.
-        places: (N, 4) int64: of each record its shard (in `shards`), its number there, and byte
-            offset and length of its frame.
+        table: an index's, a row a record, or some rows of it; its column ``shard`` counts `shards`.
 
     Attributes:
         layout: the blocks that the records are read in, or None where each is read by itself,
@@ -28,39 +34,46 @@ class Records:
 
     layout: BlockLayout | None
 
-    def __init__(self, shards: Sequence[Shard], places: NDArray[np.int64]) -> None:
+    def __init__(self, shards: Sequence[Shard], table: pd.DataFrame) -> None:
         self.shards = list(shards)
-        self.places = places
-        shard, _, offset, length = places.T
+        self._places = table[_PLACE].to_numpy(np.int64)
+        shard, _, offset, length, _, _ = self._places.T
         is_remote = any(self.shards[number].is_remote for number in np.unique(shard))
         self.layout = block_layout(shard, offset, length) if is_remote else None
         self._readers: dict[int, ShardReader] = {}
         # One a shard: opening one that is far away takes a while.
         self._locks = [threading.Lock() for _ in self.shards]
 
-    def payload(self, row: int, ahead: BlockReader | None = None) -> bytes:
-        """Return the data of a record after checking its checksums.
+    def image(self, row: int, ahead: BlockReader | None = None) -> bytes:
+        """Return the encoded image of a record whose checksums have been checked.
 
         Args:
-            row: of `places`.
+            row: of the table.
             ahead: from `read_ahead`, for rows that were named there.
 
         Raises:
             CorruptRecordError: the shard is damaged, or has changed since it was indexed.
             OSError: it cannot be read, or changed while it was.
         """
-        shard, record, offset, length = (int(part) for part in self.places[row])
+        shard, record, offset, length, image_offset, image_length = self._places[row].tolist()
         frame = ahead.frame(row, offset, length) if ahead is not None else None
         if frame is None:
             frame = self._read(shard, offset, length)
-        return unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+        data = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+        start = image_offset - offset - HEADER_SIZE
+        return data[start : start + image_length]
+
+    def where(self, row: int) -> str:
+        """Return the place of a record in words: shard, number and byte."""
+        shard, record, offset = self._places[row, :3].tolist()
+        return f"shard {self.shards[shard].url}: record {record} at byte {offset}"
 
     @contextlib.contextmanager
     def read_ahead(self, rows: NDArray[np.int64]) -> Iterator[BlockReader | None]:
         """Give what fetches blocks ahead while `rows` are read, or None where that gains nothing.
 
         Args:
-            rows: (M,) int64, rows of `places` about in the order in which `payload` will be asked
+            rows: (M,) int64, rows of the table about in the order in which `image` will be asked
                 for them.
         """
         if self.layout is None or not len(rows):
@@ -73,11 +86,14 @@ class Records:
             blocks.close()
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
+        reader = self._readers.get(shard)
+        return (reader or self._open(shard)).read(offset, length)
+
+    def _open(self, shard: int) -> ShardReader:
         with self._locks[shard]:
             if shard not in self._readers:
                 self._readers[shard] = ShardReader(self.shards[shard])
-            reader = self._readers[shard]
-        return reader.read(offset, length)
+            return self._readers[shard]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}, "_locks": []}

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from lightning_melanoma.records.example import Value, parse_example
 from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.records.storage import Shard, ShardReader, cache_dir
-from lightning_melanoma.records.tfrecord import CorruptRecordError, scan_records
+from lightning_melanoma.records.tfrecord import HEADER_SIZE, CorruptRecordError, scan_records
 
 #: Raised with every change of what an index holds, so that older ones are built anew.
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 # Shards in a bucket that are indexed at the same time.
 _REMOTE_AT_ONCE = 4
@@ -40,7 +40,8 @@ class Index(NamedTuple):
     Attributes:
         table: a row a record, in the order of the shards and within them, columns ``shard`` (number
             in the list of shards), ``record`` (number in the shard), ``offset`` and ``length`` (of
-            its frame, in bytes), ``image_name`` and every further field of the records but
+            its frame, in bytes of the unpacked shard), ``image_offset`` and ``image_length`` (of
+            its encoded image, likewise), ``image_name`` and every further field of the records but
             ``image``, as found; a field that a record has not is missing (NaN or None).
         faults: the damaged records, which the table leaves out.
     """
@@ -127,13 +128,24 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
                     f"{where}: expected a field `{name}`, found "
                     f"{', '.join(sorted(fields)) or 'none'}"
                 )
+        image = fields["image"]
+        if not isinstance(image, bytes):
+            raise ValueError(
+                f"{where}: expected `image` to hold bytes, found {type(image).__name__}"
+            )
         place: _Row = {
             "record": record.number,
             "offset": record.offset,
             "length": record.frame_size,
+            # Should the same bytes stand there twice, either will do.
+            "image_offset": record.offset + HEADER_SIZE + record.payload.find(image),
+            "image_length": len(image),
         }
         rows.append(
-            place | {name: _plain(value) for name, value in fields.items() if name != "image"}
+            # A field that is named as a part of the place does not stand in its way.
+            place
+            | {name: _plain(value) for name, value in fields.items() if name != "image"}
+            | place
         )
     if not rows and not faults:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")

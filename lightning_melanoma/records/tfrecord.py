@@ -21,8 +21,10 @@ from lightning_melanoma.records.files import atomic_file
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-#: Bytes around the data of a record.
-FRAMING_SIZE = _HEADER.size + _FOOTER.size
+#: Bytes ahead of the data of a record.
+HEADER_SIZE = _HEADER.size
+#: Bytes around it.
+FRAMING_SIZE = HEADER_SIZE + _FOOTER.size
 # TensorFlow's kMaskDelta: a CRC stored beside its own data must not look like data.
 _MASK_DELTA = 0xA282EAD8
 
@@ -80,7 +82,7 @@ def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> bytes:
             offset,
             f"expected at least {FRAMING_SIZE} bytes, found {len(frame)}; the file is truncated",
         )
-    length = _check_header(frame[: _HEADER.size], shard=shard, record=record, offset=offset)
+    length = _check_header(frame[:HEADER_SIZE], shard=shard, record=record, offset=offset)
     if len(frame) != length + FRAMING_SIZE:
         raise CorruptRecordError(
             shard,
@@ -89,7 +91,7 @@ def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> bytes:
             f"expected {length} bytes of data, found {max(len(frame) - FRAMING_SIZE, 0)}; "
             "the file is truncated or has changed since it was indexed",
         )
-    payload = frame[_HEADER.size : -_FOOTER.size]
+    payload = frame[HEADER_SIZE : -_FOOTER.size]
     (expected,) = _FOOTER.unpack(frame[-_FOOTER.size :])
     found = masked_crc32c(payload)
     if found != expected:
@@ -113,14 +115,14 @@ def scan_records(stream: BinaryIO, shard: str) -> Iterator[Record | CorruptRecor
         shard: name of the shard, for errors.
     """
     number = offset = 0
-    while header := stream.read(_HEADER.size):
+    while header := stream.read(HEADER_SIZE):
         try:
-            if len(header) < _HEADER.size:
+            if len(header) < HEADER_SIZE:
                 raise CorruptRecordError(
                     shard,
                     number,
                     offset,
-                    f"expected a header of {_HEADER.size} bytes, found {len(header)}; "
+                    f"expected a header of {HEADER_SIZE} bytes, found {len(header)}; "
                     "the file is truncated",
                 )
             length = _check_header(header, shard=shard, record=number, offset=offset)

@@ -17,7 +17,6 @@ from PIL import Image
 from lightning_melanoma.callbacks.pictures import confident_mistakes
 from lightning_melanoma.data.decode import ImageError, decode_whole
 from lightning_melanoma.predictions import NUM_NAMED
-from lightning_melanoma.records.example import parse_field
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.index import index_shards
 from lightning_melanoma.records.storage import find_shards
@@ -94,21 +93,15 @@ def read_pictures(paths: Sequence[str], names: Sequence[str]) -> dict[str, bytes
             f"images: expected the shards to have the {len(names)} images to be shown, found no "
             f"record of {', '.join(missing[:NUM_NAMED])}{rest}; name the shards that were predicted"
         )
-    places = table.loc[list(names), ["shard", "record", "offset", "length"]].to_numpy(np.int64)
-    records = Records(shards, places)
+    records = Records(shards, table.loc[list(names)])
     return {name: _small_jpeg(_decoded(records, row)) for row, name in enumerate(names)}
 
 
 def _decoded(records: Records, row: int) -> NDArray[np.uint8]:
-    image = parse_field(records.payload(row), "image")
-    assert isinstance(image, bytes)
     try:
-        return decode_whole(image)
+        return decode_whole(records.image(row))
     except ImageError as error:
-        shard, record, offset, _ = records.places[row]
-        raise ImageError(
-            f"shard {records.shards[shard].url}: record {record} at byte {offset}: {error}"
-        ) from error
+        raise ImageError(f"{records.where(row)}: {error}") from error
 
 
 def _small_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -99,13 +99,16 @@ def test_later_epochs_need_no_shards(tmp_path, kind, num_workers):
 
 
 def test_the_memory_cache_says_no_until_it_was_told():
-    cache = MemoryCache(3, 2)
-    out = np.empty((2, 2, 3), np.uint8)
-    assert not cache.read(1, out)
-    cache.write(1, np.full((2, 2, 3), 7, np.uint8))
-    assert cache.read(1, out)
-    assert (out == 7).all()
-    assert not cache.read(2, out)
+    cache = MemoryCache(4, 2)
+    wanted = np.array([3, 1, 0])
+    out = np.empty((3, 2, 2, 3), np.uint8)
+    assert not cache.read(wanted, out).any()
+    for row, seen in ((1, [False, True, False]), (0, [False, True, True]), (3, [True] * 3)):
+        cache.write(row, np.full((2, 2, 3), row, np.uint8))
+        out[:] = 99
+        assert cache.read(wanted, out).tolist() == cache.is_kept(wanted).tolist() == seen
+        assert all((out[place] == wanted[place]).all() for place in np.flatnonzero(seen))
+    assert not cache.is_kept(np.array([2])).any()
 
 
 @pytest.mark.parametrize("kind", ["none", "ram"])

@@ -1,12 +1,16 @@
 import logging
+from pathlib import Path
 
 import pytest
 from conftest import fields, write_shards
 
 from lightning_melanoma.records import index
-from lightning_melanoma.records.example import serialize_example
+from lightning_melanoma.records.example import parse_example, serialize_example
+from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.storage import ShardReader, find_shards
-from lightning_melanoma.records.tfrecord import unframe, write_shard
+from lightning_melanoma.records.tfrecord import read_records, unframe, write_shard
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_the_index_holds_place_and_fields_of_every_record(shards):
@@ -21,6 +25,33 @@ def test_the_index_holds_place_and_fields_of_every_record(shards):
     frame = reader.read(int(row["offset"]), int(row["length"]))
     payload = unframe(frame, shard="", record=0, offset=0)
     assert payload == serialize_example(fields(13))
+    assert reader.read(int(row["image_offset"]), int(row["image_length"])) == fields(13)["image"]
+
+
+def test_an_image_is_found_in_whatever_message_tensorflow_wrote(tmp_path):
+    with (GOLDEN / "tensorflow.tfrec").open("rb") as stream:
+        payloads = [record.payload for record in read_records(stream, "tensorflow.tfrec")]
+    images = {payload: parse_example(payload).get("image") for payload in payloads}
+    payloads = [payload for payload in payloads if images[payload]]
+    assert payloads
+    write_shard(tmp_path / "shard.tfrec", payloads)
+    shards = find_shards(str(tmp_path))
+    records = Records(shards, index.index_shards(shards).table)
+    assert [records.image(row) for row in range(len(payloads))] == [*map(images.get, payloads)]
+
+
+def test_fields_that_are_named_as_places_do_no_harm(tmp_path):
+    own = {"image": b"pixels", "image_name": "a", "offset": 7, "length": 5, "image_offset": 3}
+    write_shard(tmp_path / "train00-1.tfrec", [serialize_example(own)])
+    shards = find_shards(str(tmp_path))
+    assert Records(shards, index.index_shards(shards).table).image(0) == b"pixels"
+
+
+def test_an_image_that_is_no_bytes_is_refused_with_its_place(tmp_path):
+    write_shard(tmp_path / "train00-1.tfrec", [serialize_example({"image": 1, "image_name": "a"})])
+    message = r"train00-1\.tfrec: record 0 at byte 0: expected `image` to hold bytes, found int"
+    with pytest.raises(ValueError, match=message):
+        index.index_shards(find_shards(str(tmp_path)))
 
 
 def test_an_index_is_built_once_and_again_when_the_shard_changes(shards, monkeypatch):

@@ -7,7 +7,7 @@ import tfrecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_melanoma.records.example import parse_example, parse_field, serialize_example
+from lightning_melanoma.records.example import parse_example, serialize_example
 from lightning_melanoma.records.storage import Shard, ShardReader
 from lightning_melanoma.records.tfrecord import (
     CorruptRecordError,
@@ -47,14 +47,6 @@ def test_a_gzip_shard_by_tensorflow_is_read_by_its_magic_bytes(tmp_path):
     with reader.stream() as stream:
         unpacked = [record.payload for record in read_records(stream, path.name)]
     assert unpacked == payloads_of(GOLDEN / "tensorflow.tfrec")
-
-
-def test_one_field_is_the_one_among_all_fields():
-    payloads = payloads_of(GOLDEN / "tensorflow.tfrec")
-    for payload in payloads:
-        fields = parse_example(payload)
-        assert {name: parse_field(payload, name) for name in fields} == fields
-        assert parse_field(payload, "absent") is None
 
 
 def test_our_shard_is_tensorflows_to_the_byte(tmp_path):
@@ -161,8 +153,6 @@ def test_a_field_of_several_values_is_refused():
     example.features.feature["target"].int64_list.value.extend([0, 1])
     with pytest.raises(ValueError, match="field target: expected one value, found 2"):
         parse_example(example.SerializeToString())
-    with pytest.raises(ValueError, match="field target: expected one value, found 2"):
-        parse_field(example.SerializeToString(), "target")
 
 
 def test_bytes_that_are_no_example_are_refused():
