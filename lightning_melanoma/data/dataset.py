@@ -28,6 +28,7 @@ from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.blocks import BlockReader
 from lightning_melanoma.records.frames import Records
+from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
@@ -95,7 +96,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
         self._sampling = sampling
-        self._records = Records(self.shards, table)
+        #: The encoded images, by row of the table.
+        self.records = Records(self.shards, table)
         shape = (batch_size // world_size, image_size, image_size, 3)
         # Besides those that are ahead, the one that is taken and the one that a step still holds.
         self._buffers = BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
@@ -118,7 +120,7 @@ class MelanomaDataset(IterableDataset[Batch]):
             rows, repeats = np.arange(len(self._keys)), np.zeros(len(self._keys), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
-        order = epoch_order(self.seed, self.epoch, rows, self._records.layout)
+        order = epoch_order(self.seed, self.epoch, rows, self.records.layout)
         return EpochRows(rows[order], repeats[order])
 
     def positions(self, batch: int) -> NDArray[np.int64]:
@@ -130,39 +132,24 @@ class MelanomaDataset(IterableDataset[Batch]):
         size = self.batch_size // self.world_size
         return batch * self.batch_size + self.rank * size + np.arange(size)
 
-    def image_bytes(self, row: int) -> bytes:
-        """Return the encoded image of a row of the table.
-
-        Raises:
-            CorruptRecordError: the shard is damaged.
-            OSError: it cannot be read, or is no longer the one that was indexed.
-        """
-        return self._records.image(row)
-
     def decode(self, row: int) -> NDArray[np.uint8]:
         """Return the image of a row of the table as (image_size, image_size, 3) uint8 RGB.
 
         Raises:
-            CorruptRecordError: as `image_bytes`.
+            CorruptRecordError: the shard is damaged.
+            OSError: it cannot be read, or is no longer the one that was indexed.
             ImageError: the bytes are no image; the message says where they lie.
         """
         pixels = np.empty((self.image_size, self.image_size, 3), np.uint8)
-        self.decode_into(row, pixels)
+        self._decode_into(row, pixels, ahead=None)
         return pixels
 
-    def decode_into(
-        self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None = None
-    ) -> None:
-        """Decode the image of a row of the table into (image_size, image_size, 3) uint8.
-
-        Raises:
-            CorruptRecordError, ImageError: as `decode`.
-        """
+    def _decode_into(self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None) -> None:
         try:
-            decode_into(self._records.image(row, ahead), out)
+            decode_into(self.records.image(row, ahead), out)
         except ImageError as error:
             raise ImageError(
-                f"{self._records.where(row)}: {error}; mend the shard, or give "
+                f"{self.records.where(row)}: {error}; mend the shard, or give "
                 "--data.on_corrupt skip"
             ) from error
 
@@ -184,19 +171,23 @@ class MelanomaDataset(IterableDataset[Batch]):
         order = self.order()
         pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
         try:
-            with self._records.read_ahead(self._rows_to_read(order, steps)) as ahead:
+            with self.records.read_ahead(self._rows_to_read(order, steps)) as ahead:
                 yield from self._batches(Reading(pool, order, ahead), steps)
         except (CorruptRecordError, ImageError, OSError) as error:
             if worker is None:
                 raise
             # Across processes torch would bury the message in a traceback of text.
             yield error  # type: ignore[misc]  # the loader raises it
+        finally:
+            if worker is not None:
+                # The count is this process's, which ends with the epoch.
+                log_repeated()
 
     def _rows_to_read(self, order: EpochRows, steps: range) -> NDArray[np.int64]:
         # Not those that fill up the last batch: they are few, and stand at the epoch's start.
         positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
-        if self.cache is not None and self._records.layout is not None:
+        if self.cache is not None and self.records.layout is not None:
             rows = rows[~self.cache.is_kept(rows)]
         return rows
 
@@ -251,7 +242,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         for place in places.tolist():
             row, out = int(rows[place]), pixels[place]
             try:
-                self.decode_into(row, out, ahead)
+                self._decode_into(row, out, ahead)
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
                 out[...] = 0

@@ -1,5 +1,6 @@
 """Training from buckets: Google's storage service on loopback, with requests that fail."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.synthetic import synthesize
 from lightning_melanoma.data.table import read_split
-from lightning_melanoma.records import blocks, readahead
+from lightning_melanoma.records import blocks, readahead, remote
 from lightning_melanoma.records.storage import ChangedShardError
 
 
@@ -106,6 +107,21 @@ def test_pixels_that_are_kept_are_not_fetched_again(service, shards, small_windo
         {row: parts[:2] for row, parts in first.items()},
     )
     assert not service.bytes_sent
+
+
+def test_requests_that_a_worker_process_repeated_are_counted(
+    service, shards, tmp_path, monkeypatch
+):
+    service.put_folder(shards, "data")
+    split = read("gs://bucket/data")
+    service.fault_rate = 0.5
+    told = tmp_path / "told"
+    log = logging.FileHandler(told)
+    monkeypatch.setattr(logging.getLogger(remote.__name__), "handlers", [log])
+    source = MelanomaDataset(split.table, split.shards, image_size=32, batch_size=8)
+    assert len(list(MelanomaLoader(source, num_workers=1))) == 4
+    log.close()
+    assert "requests failed for a moment and were repeated" in told.read_text()
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 1), (1, 3), (4, 2)])

@@ -93,7 +93,7 @@ def test_later_epochs_need_no_shards(tmp_path, kind, num_workers):
     first = torch.cat([batch.images[batch.rows.argsort()] for batch in ours])
     for path in paths:
         path.write_bytes(b"")
-    ours.source._records._readers.clear()
+    ours.source.records._readers.clear()
     second = torch.cat([batch.images for batch in ours])
     assert first.sum() == second.sum()
 
