@@ -7,8 +7,8 @@ that of probabilistic principal components: free along the leading ones, the sam
 (Tipping and Bishop, "Probabilistic Principal Component Analysis", 1999, equations 7 and 8), which
 is what a few hundred images can settle in a thousand dimensions. The distance is Mahalanobis' (for
 networks: Lee et al., NeurIPS 2018). An image is as novel as its rarest distance is among images
-that the Gaussians were not fitted on. Melanoma and benign lesions are one population here: the gate
-asks whether a lesion is in view, not which.
+that the Gaussians were not fitted on; each part has its share of the false alarms. Melanoma and
+benign lesions are one population here: the gate asks whether a lesion is in view, not which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,10 +74,12 @@ class NoveltyGate:
     Attributes:
         gaussians: one a part.
         distances: (N, P) float32, in every part, of images to the Gaussian of others.
+        weights: (P,) float32 above 0, in proportion to which the parts may raise false alarms.
     """
 
     gaussians: tuple[Gaussian, ...]
     distances: _Floats
+    weights: _Floats
 
     def rarity(self, parts: Sequence[npt.ArrayLike]) -> FloatArray:
         """Return how rare an image as far away is among lesions.
@@ -89,9 +91,12 @@ class NoveltyGate:
             (M,) float64 in (0, 1], a p-value: of lesions like those of the calibration set, a share
             of about p is at p or below. NaN embeddings are the rarest.
         """
-        pairs = zip(self.gaussians, parts, self.distances.T, strict=True)
-        shares = [_share_beyond(known, it.distances(part)) for it, part, known in pairs]
-        own = [_share_beyond(known, known) for known in self.distances.T]
+        shares, own = [], []
+        for it, part, known, weight in zip(
+            self.gaussians, parts, self.distances.T, self.weights, strict=True
+        ):
+            shares.append(_share_beyond(known, it.distances(part)) / weight)
+            own.append(_share_beyond(known, known) / weight)
         least = np.sort(np.min(own, axis=0))
         num_rarer = np.searchsorted(least, np.min(shares, axis=0), "right")
         rare: FloatArray = (num_rarer + 1) / (len(least) + 1)
@@ -99,7 +104,7 @@ class NoveltyGate:
 
     def to_entry(self) -> dict[str, Any]:
         """Return the arrays in lists and tables, for a checkpoint."""
-        return {"gaussians": [vars(part) for part in self.gaussians], "distances": self.distances}
+        return {**vars(self), "gaussians": [vars(part) for part in self.gaussians]}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "NoveltyGate":
@@ -108,10 +113,16 @@ class NoveltyGate:
             Gaussian(**{field.name: np.asarray(part[field.name]) for field in fields(Gaussian)})
             for part in entry["gaussians"]
         )
-        return cls(tuple(gaussians), np.asarray(entry["distances"]))
+        return cls(tuple(gaussians), np.asarray(entry["distances"]), np.asarray(entry["weights"]))
 
 
-def fit_gate(parts: Sequence[npt.ArrayLike], patients: IntArray, *, seed: int = 0) -> NoveltyGate:
+def fit_gate(
+    parts: Sequence[npt.ArrayLike],
+    patients: IntArray,
+    *,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> NoveltyGate:
     """Return the gate of a set of lesions.
 
     The distance of each image is that to the Gaussian of the other folds' patients; the gate's own
@@ -120,6 +131,8 @@ def fit_gate(parts: Sequence[npt.ArrayLike], patients: IntArray, *, seed: int = 
     Args:
         parts: (N, F) each, the embeddings of the images.
         patients: (N,) the number of each image's patient.
+        weights: one a part, above 0, in proportion to which it may raise false alarms; None for the
+            same of all.
         seed: of the folds.
 
     Raises:
@@ -143,7 +156,9 @@ def fit_gate(parts: Sequence[npt.ArrayLike], patients: IntArray, *, seed: int = 
         for fold in range(_NUM_FOLDS):
             inside = folds == fold
             distances[inside, column] = _fit(part[~inside], most).distances(part[inside])
-    return NoveltyGate(tuple(_fit(part, most) for part in values), distances)
+    shares = np.ones(len(values)) if weights is None else np.array(weights)
+    gaussians = tuple(_fit(part, most) for part in values)
+    return NoveltyGate(gaussians, distances, shares.astype(np.float32))
 
 
 def _share_beyond(known: npt.ArrayLike, distances: npt.ArrayLike) -> FloatArray:

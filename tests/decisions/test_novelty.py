@@ -16,12 +16,13 @@ def moved(parts, by, part=0):
     return [values + by if place == part else values for place, values in enumerate(parts)]
 
 
-def test_false_alarms_are_as_many_as_asked():
+@pytest.mark.parametrize("weights", [None, (0.1, 0.9)])
+def test_false_alarms_are_as_many_as_asked(weights):
     generator = np.random.default_rng(1)
     num_draws = 25
     shares = []
     for _ in range(num_draws):
-        gate = fit_gate(lesions(generator, 300), np.arange(300))
+        gate = fit_gate(lesions(generator, 300), np.arange(300), weights=weights)
         shares.append((gate.rarity(lesions(generator, 300)) <= FALSE_ALARMS).mean())
     error = np.std(shares) / np.sqrt(num_draws)
     # The gate's own Gaussians are of more images than those behind its distances, so rather fewer.
@@ -39,6 +40,18 @@ def test_what_lies_elsewhere_in_any_part_is_rare():
     usual = [values.mean(axis=0, keepdims=True) for values in others]
     assert gate.rarity(moved(usual, 5 * direction)) <= FALSE_ALARMS
     assert gate.rarity(usual) > 0.5
+
+
+def test_parts_raise_false_alarms_by_their_weights():
+    generator = np.random.default_rng(8)
+    parts = [generator.normal(size=(4000, 3)) for _ in range(2)]
+    gate = fit_gate(parts, np.arange(4000), weights=(1, 3))
+    usual = [values[np.argsort(gate.distances[:, part])[:1]] for part, values in enumerate(parts)]
+    for part, expected in ((0, 0.25), (1, 0.75)):
+        alone = [np.repeat(values, 4000, axis=0) for values in usual]
+        alone[part] = parts[part]
+        raised = (gate.rarity(alone) <= FALSE_ALARMS).mean()
+        assert raised == pytest.approx(expected * FALSE_ALARMS, rel=0.15)
 
 
 def test_distances_are_mahalanobis_of_the_whole_covariance():
@@ -69,13 +82,14 @@ def test_images_of_a_patient_are_never_on_both_sides():
 
 def test_a_gate_is_small_and_comes_back_from_its_entry():
     generator = np.random.default_rng(5)
-    gate = fit_gate(lesions(generator, 300, num_features=256), np.arange(300))
+    gate = fit_gate(lesions(generator, 300, num_features=256), np.arange(300), weights=(0.1, 0.9))
     entry = gate.to_entry()
     again = NoveltyGate.from_entry(entry)
     new = lesions(generator, 9, num_features=256)
     assert np.array_equal(gate.rarity(new), again.rarity(new))
     arrays = [
         entry["distances"],
+        entry["weights"],
         *(array for part in entry["gaussians"] for array in part.values()),
     ]
     assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
