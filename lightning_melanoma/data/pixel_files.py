@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from lightning_melanoma.records.storage import Shard
 
 #: Raised with every change of the file format, or of what `data.decode` makes of the same bytes.
-PIXELS_FORMAT = 1
+PIXELS_FORMAT = 2
 
 # A page, so that slots begin at one; the key takes its first bytes.
 _HEADER_SIZE = 4096
