@@ -2,8 +2,8 @@
 
 ``plots/{curves,roc,precision_recall,probabilities,augmentations,mistakes}.png`` in the run's folder
 show the last finished epoch, the augmentations what the first one sees. The overfitting check
-speaks here too, in the log. A split that has
-nothing to draw leaves its plots out, with the reason said once; it never ends a training.
+speaks here too, in the log. A split that has nothing to draw leaves its plots out, with the reason
+said once; it never ends a training.
 """
 
 import math

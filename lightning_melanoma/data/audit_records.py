@@ -20,7 +20,12 @@ from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.data.table import add_patients
 from lightning_melanoma.records.example import Value, parse_example
 from lightning_melanoma.records.storage import Shard, ShardReader
-from lightning_melanoma.records.tfrecord import CorruptRecordError, Record, scan_records
+from lightning_melanoma.records.tfrecord import (
+    CorruptRecordError,
+    Record,
+    place_in_words,
+    scan_records,
+)
 
 # What `Value` is called in a tf.train.Example.
 _KINDS = {bytes: "bytes", int: "int64", float: "float"}
@@ -155,7 +160,7 @@ class _Inspector:
             reader.close()
 
     def _take(self, number: int, shard: Shard, record: Record) -> None:
-        where = f"shard {shard.url}: record {record.number} at byte {record.offset}"
+        where = place_in_words(shard.url, record.number, record.offset)
         try:
             fields = parse_example(record.payload)
         except ValueError as error:

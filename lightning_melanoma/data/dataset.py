@@ -184,10 +184,13 @@ class MelanomaDataset(IterableDataset[Batch]):
                 log_repeated()
 
     def _rows_to_read(self, order: EpochRows, steps: range) -> NDArray[np.int64]:
+        """Return the rows whose blocks are to be fetched ahead."""
+        if self.records.layout is None:
+            return np.arange(0)
         # Not those that fill up the last batch: they are few, and stand at the epoch's start.
         positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
-        if self.cache is not None and self.records.layout is not None:
+        if self.cache is not None:
             rows = rows[~self.cache.is_kept(rows)]
         return rows
 

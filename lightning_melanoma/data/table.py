@@ -13,8 +13,9 @@ import pandas as pd
 
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
-from lightning_melanoma.records.index import index_shards
+from lightning_melanoma.records.index import PLACE, index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
+from lightning_melanoma.records.tfrecord import place_in_words
 
 #: What to do about a record that cannot be read.
 OnCorrupt = Literal["raise", "skip"]
@@ -76,9 +77,8 @@ def read_split(
     _check_targets(table, shards)
     add_patients(table, shards)
     table["fold"] = -1
-    places = ["shard", "record", "offset", "length", "image_offset", "image_length"]
     names = ["image_name", "patient_id", "patient", "target", "fold"]
-    columns = [*places, *names, *(name for name in METADATA if name in table)]
+    columns = [*PLACE, *names, *(name for name in METADATA if name in table)]
     return Split(shards, table[columns], [str(fault) for fault in faults])
 
 
@@ -150,9 +150,9 @@ def _check_targets(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
     wrong = ~(numbers.isin([0, 1]) | table["target"].isna())
     if wrong.any():
         row = table[wrong].iloc[0]
+        where = place_in_words(shards[row["shard"]].url, row["record"], row["offset"])
         raise ValueError(
-            f"shard {shards[row['shard']].url}: record {row['record']} at byte {row['offset']} "
-            f"({row['image_name']}): expected target 0 or 1, found {row['target']}; "
+            f"{where} ({row['image_name']}): expected target 0 or 1, found {row['target']}; "
             "correct the shard, or leave the record out"
         )
     table["target"] = numbers.astype(float)

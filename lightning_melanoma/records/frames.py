@@ -14,10 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_melanoma.records.blocks import BlockLayout, BlockReader, block_layout
+from lightning_melanoma.records.index import PLACE
 from lightning_melanoma.records.storage import Shard, ShardReader
-from lightning_melanoma.records.tfrecord import HEADER_SIZE, unframe
-
-_PLACE = ["shard", "record", "offset", "length", "image_offset", "image_length"]
+from lightning_melanoma.records.tfrecord import HEADER_SIZE, place_in_words, unframe
 
 
 class Records:
@@ -36,7 +35,7 @@ class Records:
 
     def __init__(self, shards: Sequence[Shard], table: pd.DataFrame) -> None:
         self.shards = list(shards)
-        self._places = table[_PLACE].to_numpy(np.int64)
+        self._places = table[list(PLACE)].to_numpy(np.int64)
         shard, _, offset, length, _, _ = self._places.T
         is_remote = any(self.shards[number].is_remote for number in np.unique(shard))
         self.layout = block_layout(shard, offset, length) if is_remote else None
@@ -64,9 +63,9 @@ class Records:
         return data[start : start + image_length]
 
     def where(self, row: int) -> str:
-        """Return the place of a record in words: shard, number and byte."""
+        """Return the place of a record in words."""
         shard, record, offset = self._places[row, :3].tolist()
-        return f"shard {self.shards[shard].url}: record {record} at byte {offset}"
+        return place_in_words(self.shards[shard].url, record, offset)
 
     @contextlib.contextmanager
     def read_ahead(self, rows: NDArray[np.int64]) -> Iterator[BlockReader | None]:

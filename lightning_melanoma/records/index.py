@@ -20,10 +20,17 @@ from tqdm.auto import tqdm
 from lightning_melanoma.records.example import Value, parse_example
 from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.records.storage import Shard, ShardReader, cache_dir
-from lightning_melanoma.records.tfrecord import HEADER_SIZE, CorruptRecordError, scan_records
+from lightning_melanoma.records.tfrecord import (
+    HEADER_SIZE,
+    CorruptRecordError,
+    place_in_words,
+    scan_records,
+)
 
 #: Raised with every change of what an index holds, so that older ones are built anew.
 INDEX_FORMAT = 2
+#: The columns that say where a record and its image lie; fields of these names are left out.
+PLACE = ("shard", "record", "offset", "length", "image_offset", "image_length")
 
 # Shards in a bucket that are indexed at the same time.
 _REMOTE_AT_ONCE = 4
@@ -42,7 +49,8 @@ class Index(NamedTuple):
             in the list of shards), ``record`` (number in the shard), ``offset`` and ``length`` (of
             its frame, in bytes of the unpacked shard), ``image_offset`` and ``image_length`` (of
             its encoded image, likewise), ``image_name`` and every further field of the records but
-            ``image``, as found; a field that a record has not is missing (NaN or None).
+            ``image`` and those named as one of these six, as found; a field that a record has not
+            is missing (NaN or None).
         faults: the damaged records, which the table leaves out.
     """
 
@@ -115,7 +123,7 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
         step = min(record.frame_size, shard.size - done)
         done += step
         bar.update(step)
-        where = f"shard {shard.url}: record {record.number} at byte {record.offset}"
+        where = place_in_words(shard.url, record.number, record.offset)
         try:
             fields = parse_example(record.payload)
         except ValueError as error:
@@ -142,10 +150,7 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
             "image_length": len(image),
         }
         rows.append(
-            # A field that is named as a part of the place does not stand in its way.
-            place
-            | {name: _plain(value) for name, value in fields.items() if name != "image"}
-            | place
+            place | {name: _plain(fields[name]) for name in fields if name not in ("image", *PLACE)}
         )
     if not rows and not faults:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")

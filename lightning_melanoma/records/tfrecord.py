@@ -33,7 +33,7 @@ class CorruptRecordError(ValueError):
     """A shard does not hold what TFRecord framing promises: damaged, truncated or no TFRecord."""
 
     def __init__(self, shard: str, record: int, offset: int, reason: str) -> None:
-        super().__init__(f"shard {shard}: record {record} at byte {offset}: {reason}")
+        super().__init__(f"{place_in_words(shard, record, offset)}: {reason}")
         self.shard = shard
         self.record = record
         self.offset = offset
@@ -42,6 +42,11 @@ class CorruptRecordError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, int, int, str]]:
         """Pickle by the four parts, so that a worker can hand the error to its parent."""
         return type(self), (self.shard, self.record, self.offset, self.reason)
+
+
+def place_in_words(shard: str, record: int, offset: int) -> str:
+    """Return where a record is, as every message says it: shard, number from 0 and byte offset."""
+    return f"shard {shard}: record {record} at byte {offset}"
 
 
 class Record(NamedTuple):

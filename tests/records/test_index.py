@@ -41,7 +41,7 @@ def test_an_image_is_found_in_whatever_message_tensorflow_wrote(tmp_path):
 
 
 def test_fields_that_are_named_as_places_do_no_harm(tmp_path):
-    own = {"image": b"pixels", "image_name": "a", "offset": 7, "length": 5, "image_offset": 3}
+    own = {"image": b"pixels", "image_name": "a"} | dict.fromkeys(index.PLACE, 7)
     write_shard(tmp_path / "train00-1.tfrec", [serialize_example(own)])
     shards = find_shards(str(tmp_path))
     assert Records(shards, index.index_shards(shards).table).image(0) == b"pixels"
