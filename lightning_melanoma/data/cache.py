@@ -9,8 +9,9 @@ and masked, in every epoch. Here are the memory's cache and what both kinds may 
 import mmap
 import re
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,20 +45,21 @@ class PixelCache(Protocol):
 
 
 class MemoryCache:
-    """Pixels in memory that forked data-loading workers share.
-
-    Memory is taken from the system as rows come in.
+    """Pixels in memory, taken from the system as rows come in.
 
     Args:
         num_rows: of the table.
         image_size: pixels of a side.
+        is_shared: forked data-loading workers fill it together. Memory of one process alone is
+            nearly twice as fast: the system gives it in pages of 2 MiB, not of 4 KiB.
     """
 
-    def __init__(self, num_rows: int, image_size: int) -> None:
+    def __init__(self, num_rows: int, image_size: int, *, is_shared: bool = False) -> None:
         shape = (num_rows, image_size, image_size, 3)
-        self._pixels = _shared(shape)
+        self._is_shared = is_shared
+        self._pixels = _shared(shape) if is_shared else np.zeros(shape, np.uint8)
         # Set when the pixels are there: a worker that ends in between leaves none behind.
-        self._is_kept = _shared((num_rows,))
+        self._is_kept = _shared((num_rows,)) if is_shared else np.zeros(num_rows, np.uint8)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Copy the pixels of (N,) rows into `out`, (N, H, W, 3) uint8, where they are kept."""
@@ -80,9 +82,9 @@ class MemoryCache:
         """Return (N,) bool, whether the pixels of rows are kept."""
         return self._is_kept[rows].astype(np.bool_)
 
-    def __reduce__(self) -> tuple[type, tuple[int, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the pixels: a process that is not forked begins with an empty cache."""
-        return type(self), self._pixels.shape[:2]
+        return partial(type(self), is_shared=self._is_shared), self._pixels.shape[:2]
 
 
 class CacheSettings(NamedTuple):
@@ -98,15 +100,16 @@ class CacheSettings(NamedTuple):
     size: int | None
     folder: str | None
 
-    def open(self, split: Split, image_size: int) -> PixelCache | None:
+    def open(self, split: Split, image_size: int, *, num_workers: int = 0) -> PixelCache | None:
         """Return a cache for the rows of a split's table, None for none.
 
         Args:
             split: whose pixels are kept.
             image_size: pixels of a side.
+            num_workers: processes that will read and write it; 0 for this one alone.
         """
         if self.kind == "ram":
-            return MemoryCache(len(split.table), image_size)
+            return MemoryCache(len(split.table), image_size, is_shared=num_workers > 0)
         if self.kind == "disk":
             places = split.table[["shard", "record"]].to_numpy(np.int64)
             return PixelFiles(places, split.shards, folder=self._folder(), image_size=image_size)

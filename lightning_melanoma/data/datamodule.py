@@ -162,8 +162,11 @@ class MelanomaDataModule(pl.LightningDataModule):
         if split not in self._loaders:
             hparams = self.hparams
             size = hparams["image_size"]
+            num_workers = hparams["num_workers"]
+            cache = None
             # Test shards are read once.
-            keeps = split != "test"
+            if split != "test":
+                cache = self._cache.open(self._splits[split], size, num_workers=num_workers)
             dataset = MelanomaDataset(
                 self._splits[split].table,
                 self._splits[split].shards,
@@ -176,11 +179,11 @@ class MelanomaDataModule(pl.LightningDataModule):
                 decode_threads=hparams["decode_threads"],
                 on_corrupt=hparams["on_corrupt"],
                 sampling=self._sampling() if split == "train" else None,
-                cache=self._cache.open(self._splits[split], size) if keeps else None,
+                cache=cache,
             )
             self._loaders[split] = MelanomaLoader(
                 dataset,
-                num_workers=hparams["num_workers"],
+                num_workers=num_workers,
                 pin_memory=self.trainer is not None
                 and self.trainer.strategy.root_device.type == "cuda",
             )

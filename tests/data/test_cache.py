@@ -38,7 +38,7 @@ def split(tmp_path_factory):
 
 
 def loader(split, kind, folder, *, num_workers=0, **changes) -> MelanomaLoader:
-    cache = CacheSettings(kind, None, str(folder)).open(split, 32)
+    cache = CacheSettings(kind, None, str(folder)).open(split, 32, num_workers=num_workers)
     settings = {"image_size": 32, "batch_size": 6, "shuffle": True, "on_corrupt": "skip"}
     dataset = MelanomaDataset(split.table, split.shards, cache=cache, **settings | changes)
     return MelanomaLoader(dataset, num_workers=num_workers)
@@ -98,8 +98,9 @@ def test_later_epochs_need_no_shards(tmp_path, kind, num_workers):
     assert first.sum() == second.sum()
 
 
-def test_the_memory_cache_says_no_until_it_was_told():
-    cache = MemoryCache(4, 2)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_the_memory_cache_says_no_until_it_was_told(is_shared):
+    cache = MemoryCache(4, 2, is_shared=is_shared)
     wanted = np.array([3, 1, 0])
     out = np.empty((3, 2, 2, 3), np.uint8)
     assert not cache.read(wanted, out).any()
