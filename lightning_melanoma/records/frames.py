@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from lightning_melanoma.records.blocks import BlockLayout, BlockReader, block_layout
 from lightning_melanoma.records.index import PLACE
 from lightning_melanoma.records.storage import Shard, ShardReader
-from lightning_melanoma.records.tfrecord import HEADER_SIZE, place_in_words, unframe
+from lightning_melanoma.records.tfrecord import (
+    HEADER_SIZE,
+    CorruptRecordError,
+    place_in_words,
+    unframe,
+)
 
 
 class Records:
@@ -51,14 +56,20 @@ class Records:
             ahead: from `read_ahead`, for rows that were named there.
 
         Raises:
-            CorruptRecordError: the shard is damaged, or has changed since it was indexed.
-            OSError: it cannot be read, or changed while it was.
+            CorruptRecordError: the shard is damaged, or is another than was indexed.
+            ChangedShardError: it was written to while it was being read.
+            OSError: it cannot be read.
         """
         shard, record, offset, length, image_offset, image_length = self._places[row].tolist()
         frame = ahead.frame(row, offset, length) if ahead is not None else None
         if frame is None:
             frame = self._read(shard, offset, length)
-        data = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+        try:
+            data = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+        except CorruptRecordError:
+            # Damage may be skipped, a shard that is another by now may not.
+            self._reader(shard).check()
+            raise
         start = image_offset - offset - HEADER_SIZE
         return data[start : start + image_length]
 
@@ -85,10 +96,12 @@ class Records:
             blocks.close()
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
-        reader = self._readers.get(shard)
-        return (reader or self._open(shard)).read(offset, length)
+        return self._reader(shard).read(offset, length)
 
-    def _open(self, shard: int) -> ShardReader:
+    def _reader(self, shard: int) -> ShardReader:
+        reader = self._readers.get(shard)
+        if reader is not None:
+            return reader
         with self._locks[shard]:
             if shard not in self._readers:
                 self._readers[shard] = ShardReader(self.shards[shard])

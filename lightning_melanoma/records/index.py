@@ -105,6 +105,8 @@ def _build(shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
     try:
         with reader.stream() as stream:
             index = _scan(stream, shard, bar)
+        # An index of a shard that was being written would be taken for that of the whole one.
+        reader.check()
     finally:
         reader.close()
     _store(shard, index)

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import weakref
 import zlib
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords")
 # Bytes that are unpacked at a time.
 _CHUNK_SIZE = 8 * 2**20
+# Seconds between two looks at a file of this machine: one at each record costs an eightieth of
+# decoding it, since threads then wait for each other once more.
+_LOOK_EVERY = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +155,7 @@ class ShardReader:
         # What can be read at random on this machine, and its mark where others may write to it.
         self._file: IO[bytes] | None = None
         self._mark: tuple[int, int] | None = None
+        self._next_look = 0.0
         file = _open_here(shard)
         if file is None:
             if self._fetch(0, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
@@ -166,15 +171,29 @@ class ShardReader:
         """Return `length` bytes from `offset` of the unpacked shard, fewer at its end.
 
         Raises:
-            ChangedShardError: the shard is not what it was.
+            ChangedShardError: the shard is not what it was. Of a file of this machine that is seen
+                a tenth of a second after the change at the latest, or by `check`.
             OSError: it cannot be read.
         """
         if self._file is None:
             return self._fetch(offset, length)
         data = os.pread(self._file.fileno(), length, offset)
-        if self._mark is not None and _mark(self._file) != self._mark:
-            raise _changed(self._shard)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY
+            self.check()
         return data
+
+    def check(self) -> None:
+        """Look now whether a file of this machine is what it was: its bytes may be damaged.
+
+        What comes from elsewhere is looked at with every read.
+
+        Raises:
+            ChangedShardError: it is not.
+        """
+        if self._file is not None and self._mark not in (None, _mark(self._file)):
+            raise _changed(self._shard)
 
     def stream(self) -> BinaryIO:
         """Return the unpacked bytes from the start, as a file to read once and close."""
@@ -216,8 +235,8 @@ def _open_here(shard: Shard) -> IO[bytes] | None:
     local = is_local(shard.url)
     file = Path(shard.url).open("rb") if local else remote.open_copy(shard.url)  # noqa: SIM115 - the reader's
     if file is not None:
-        size, time = _mark(file)
-        if _differs(shard, size, str(time) if local else shard.version):
+        size, modified = _mark(file)
+        if _differs(shard, size, str(modified) if local else shard.version):
             file.close()
             raise _changed(shard)
     return file

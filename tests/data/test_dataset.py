@@ -12,6 +12,7 @@ from lightning_melanoma.data.decode import ImageError
 from lightning_melanoma.data.draws import record_draws, record_keys
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.table import read_split
+from lightning_melanoma.records.storage import ChangedShardError
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 
@@ -218,6 +219,17 @@ def test_first_rows_that_cannot_be_read_are_black(broken):
 def test_a_record_that_was_damaged_since_stops_the_run(broken):
     with pytest.raises(CorruptRecordError, match=r"train_c00-4.tfrec: record 2 .*data CRC"):
         dataset(broken).decode(5)
+
+
+def test_a_shard_that_is_overwritten_is_no_damage_to_skip(tmp_path):
+    write_shards(tmp_path, num_shards=1, num_records=7)
+    split = read_split(str(tmp_path), prefix="train", metadata=None, on_corrupt="skip")
+    ours = dataset(split, on_corrupt="skip", batch_size=7)
+    assert all(batch.valid.all() for batch in ours)
+    path = next(tmp_path.glob("*.tfrec"))
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(ChangedShardError, match=f"shard {path}: .* found it changed since"):
+        list(ours)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -9,7 +9,7 @@ import threading
 import fsspec
 import pytest
 
-from lightning_melanoma.records import access, remote, repeating
+from lightning_melanoma.records import access, remote, repeating, storage
 from lightning_melanoma.records.storage import ChangedShardError, ShardReader, find_shards
 
 CONTENT = bytes(range(256)) * 400
@@ -96,16 +96,21 @@ def test_a_shard_that_changes_is_stopped_with_its_name(service, url, change):
         reader.read(100, 50)
 
 
-def test_a_local_shard_that_changes_is_stopped_with_its_name(tmp_path):
+def test_a_local_shard_that_changes_is_stopped_with_its_name(tmp_path, monkeypatch):
     path = tmp_path / "shard.tfrec"
     path.write_bytes(CONTENT)
     shard = find_shards(str(path))[0]
+    now = 100.0
+    monkeypatch.setattr(storage.time, "monotonic", lambda: now)
     reader = ShardReader(shard)
     assert reader.read(100, 50) == CONTENT[100:150]
     path.write_bytes(CONTENT[::-1])
     # The clock of a file system ticks in milliseconds.
     os.utime(path, (1, 1))
     with pytest.raises(ChangedShardError, match=rf"shard {path}: .* found it changed since"):
+        reader.check()
+    now += 0.11
+    with pytest.raises(ChangedShardError, match="found it changed since"):
         reader.read(100, 50)
     with pytest.raises(ChangedShardError, match="found it changed since"):
         ShardReader(shard)
