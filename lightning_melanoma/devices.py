@@ -4,6 +4,7 @@ TPU, then CUDA, then CPU. Fills in what belongs to a device and was left open: s
 Asks no server: environment, files and drivers tell it all.
 """
 
+import ctypes
 import logging
 from typing import Any
 
@@ -13,6 +14,10 @@ from lightning_melanoma.xla.accelerator import ACCELERATOR_NAME
 from lightning_melanoma.xla.pjrt import pjrt_has_tpu
 from lightning_melanoma.xla.registry import register
 from lightning_melanoma.xla.strategy import STRATEGY_NAME
+
+# Of glibc's malloc.h: take no block from the system by itself, however large (M_MMAP_MAX), never
+# give the end of the heap back (M_TRIM_THRESHOLD), and let it grow by 256 MiB (M_TOP_PAD).
+_MALLOC_OPTIONS = {-4: 0, -1: -1, -2: 2**28}
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +48,19 @@ def choose_device(config: Any) -> None:  # noqa: ANN401 - the parser's namespace
         # XLA has no inference mode, and hosts read their own parts of each batch as it is.
         config.inference_mode = False
         config.use_distributed_sampler = False
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors on the CPU free, for the next ones.
+
+    A training step takes and frees gigabytes. glibc gives large blocks back at once, and the system
+    clears every page that it gives out: nearly half the time of EfficientNet-Lite0's step at 192
+    pixels. Other C libraries are left as they are.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for option, value in _MALLOC_OPTIONS.items():
+            set_option(option, value)
 
 
 def _choose_best(config: Any) -> None:  # noqa: ANN401

@@ -27,7 +27,7 @@ from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.devices import choose_device
+from lightning_melanoma.devices import choose_device, keep_freed_memory
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 from lightning_melanoma.tasks.scratch import ScratchClassifier
@@ -125,6 +125,8 @@ class MelanomaCLI(LightningCLI):
         """
         config = self.config_init[self.subcommand].trainer
         choose_device(config)
+        if config.accelerator == "cpu":
+            keep_freed_memory()
         own: list[Callback] = [LesionGate()] if self.subcommand == "fit" else []
         named = config.callbacks or []
         if config.enable_progress_bar is not False and not any(

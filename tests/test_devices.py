@@ -1,4 +1,7 @@
 import logging
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -78,3 +81,30 @@ def test_what_is_named_is_taken(choose):
 def test_accelerator_and_strategy_of_xla_go_together_only(choose, accelerator, strategy):
     with pytest.raises(ValueError, match=f"found {strategy} with {accelerator}"):
         choose(accelerator=accelerator, strategy=strategy)
+
+
+def test_freed_memory_is_used_again():
+    code = """if True:
+        import resource
+        from lightning_melanoma.devices import keep_freed_memory
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def pages_taken():
+            before = faults()
+            b"." * 2**26
+            return faults() - before
+
+        pages_taken()
+        without = pages_taken()
+        keep_freed_memory()
+        pages_taken()
+        print(without, pages_taken())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    without, kept = map(int, done.stdout.split())
+    if platform.libc_ver()[0] == "glibc":
+        # 64 MiB in pages of 4 KiB, or in fewer and larger ones.
+        assert without >= 32
+        assert kept < without / 4
