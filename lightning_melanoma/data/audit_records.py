@@ -19,7 +19,8 @@ from lightning_melanoma.data.fingerprint import Fingerprint, fingerprint, header
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.data.table import add_patients
 from lightning_melanoma.records.example import Value, parse_example
-from lightning_melanoma.records.storage import Shard, ShardReader
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     CorruptRecordError,
     Record,

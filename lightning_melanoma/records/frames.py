@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lightning_melanoma.records.blocks import BlockLayout, BlockReader, block_layout
 from lightning_melanoma.records.index import PLACE
-from lightning_melanoma.records.storage import Shard, ShardReader
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     HEADER_SIZE,
     CorruptRecordError,

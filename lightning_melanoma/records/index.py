@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from lightning_melanoma.records.example import Value, parse_example
 from lightning_melanoma.records.files import atomic_file
-from lightning_melanoma.records.storage import Shard, ShardReader, cache_dir
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import Shard, cache_dir
 from lightning_melanoma.records.tfrecord import (
     HEADER_SIZE,
     CorruptRecordError,

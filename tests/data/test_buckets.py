@@ -26,7 +26,7 @@ from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.synthetic import synthesize
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records import blocks, readahead, remote
-from lightning_melanoma.records.storage import ChangedShardError
+from lightning_melanoma.records.reader import ChangedShardError
 
 
 def read(paths):

@@ -12,7 +12,7 @@ from lightning_melanoma.data.decode import ImageError
 from lightning_melanoma.data.draws import record_draws, record_keys
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.table import read_split
-from lightning_melanoma.records.storage import ChangedShardError
+from lightning_melanoma.records.reader import ChangedShardError
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 

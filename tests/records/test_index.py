@@ -7,7 +7,8 @@ from conftest import fields, write_shards
 from lightning_melanoma.records import index
 from lightning_melanoma.records.example import parse_example, serialize_example
 from lightning_melanoma.records.frames import Records
-from lightning_melanoma.records.storage import ShardReader, find_shards
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import find_shards
 from lightning_melanoma.records.tfrecord import read_records, unframe, write_shard
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,8 +9,9 @@ import threading
 import fsspec
 import pytest
 
-from lightning_melanoma.records import access, remote, repeating, storage
-from lightning_melanoma.records.storage import ChangedShardError, ShardReader, find_shards
+from lightning_melanoma.records import access, remote, repeating
+from lightning_melanoma.records.reader import ChangedShardError, ShardReader
+from lightning_melanoma.records.storage import find_shards
 
 CONTENT = bytes(range(256)) * 400
 
@@ -101,7 +102,7 @@ def test_a_local_shard_that_changes_is_stopped_with_its_name(tmp_path, monkeypat
     path.write_bytes(CONTENT)
     shard = find_shards(str(path))[0]
     now = 100.0
-    monkeypatch.setattr(storage.time, "monotonic", lambda: now)
+    monkeypatch.setattr("lightning_melanoma.records.reader.time.monotonic", lambda: now)
     reader = ShardReader(shard)
     assert reader.read(100, 50) == CONTENT[100:150]
     path.write_bytes(CONTENT[::-1])

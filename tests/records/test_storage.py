@@ -4,7 +4,8 @@ import fsspec
 import pytest
 from conftest import write_shards
 
-from lightning_melanoma.records.storage import ShardReader, find_shards
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import find_shards
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 

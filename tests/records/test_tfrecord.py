@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_melanoma.records.example import parse_example, serialize_example
-from lightning_melanoma.records.storage import Shard, ShardReader
+from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     CorruptRecordError,
     read_records,
