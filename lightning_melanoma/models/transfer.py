@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self, override
 
-from lightning_melanoma.models.scratch import logit_head
+from lightning_melanoma.models.sets import logit_head
 from lightning_melanoma.models.weights import load_backbone_weights
 
 # Seconds without a byte from the hub after which it counts as out of reach.

@@ -5,13 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_melanoma.models.scratch import (
-    ScratchCNN,
-    conv_set,
-    deconv_set,
-    dense_set,
-    logit_head,
-)
+from lightning_melanoma.models.scratch import ScratchCNN
+from lightning_melanoma.models.sets import conv_set, deconv_set, dense_set, logit_head
 
 # Every option at once, small.
 RICH = {
