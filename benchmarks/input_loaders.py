@@ -256,7 +256,7 @@ def dali(folder: Path, size: int, batch_size: int) -> Epoch:
 
 
 def print_memory(folder: Path, size: int, batch_size: int) -> None:
-    """Print the resident memory after each of 5 epochs of 10 times the records."""
+    """Print the resident memory after each of 5 epochs of three times the records."""
     import resource
 
     import pandas as pd
@@ -266,7 +266,7 @@ def print_memory(folder: Path, size: int, batch_size: int) -> None:
     from lightning_melanoma.data.table import read_split
 
     split = read_split(str(folder), prefix="train", metadata=None, on_corrupt="raise")
-    rows = pd.concat([split.table] * 10, ignore_index=True)
+    rows = pd.concat([split.table] * 3, ignore_index=True)
     dataset = MelanomaDataset(
         rows, split.shards, image_size=size, batch_size=batch_size, shuffle=True
     )
