@@ -51,7 +51,7 @@ class MemoryCache:
         num_rows: of the table.
         image_size: pixels of a side.
         is_shared: forked data-loading workers fill it together. Memory of one process alone is
-            nearly twice as fast: the system gives it in pages of 2 MiB, not of 4 KiB.
+            1.4 times as fast: the system gives it in pages of 2 MiB, not of 4 KiB.
     """
 
     def __init__(self, num_rows: int, image_size: int, *, is_shared: bool = False) -> None:
