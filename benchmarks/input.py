@@ -6,12 +6,11 @@
     python benchmarks/input.py --out input.md
 
 8,192 JPEGs of 256 x 256 pixels (20 kB) and 512 of 1024 x 1024 (190 kB, brought to 256 x 256) are
-drawn once.
-Every measurement is a process of its own: a few batches to warm up, then epochs from the first
-request to the last batch, first bare, then through a Lightning Trainer with an empty step. All
-loaders are run in turn, `--rounds` times; the table has medians. Processor time is of all threads
-and workers, so that it tells something when the machine has other work too. Peak memory is the
-process's before the Trainer, libraries included, with that of the largest worker for each worker.
+drawn once. Every measurement is a process of its own: a few batches to warm up, then epochs from
+the first request to the last batch, first bare, then through a Lightning Trainer with an empty
+step. All loaders are run in turn, `--rounds` times; the table has medians. Processor time is of all
+threads and workers, so that it tells something when the machine has other work too. Peak memory is
+the process's before the Trainer, libraries included, with that of the largest worker for each.
 
 `--memory` instead runs 5 epochs of 24,576 records and prints resident memory after each.
 """
@@ -51,6 +50,11 @@ _NAMES = {
 }
 
 
+def shards_of(folder: Path, size: int) -> Path:
+    """Return where the shards of JPEGs of a size are: another number of them is another folder."""
+    return folder / str(_SETS[size][0]) / str(size)
+
+
 def draw(folder: Path) -> None:
     """Write the shards of both sizes, where they are not there yet."""
     import simplejpeg
@@ -72,10 +76,11 @@ def draw(folder: Path) -> None:
         return serialize_example({"image": image, "image_name": f"ISIC_{number:07d}", **codes})
 
     for size, (num_images, num_shards, grain) in _SETS.items():
-        if (folder / str(size)).is_dir():
+        shards = shards_of(folder, size)
+        if shards.is_dir():
             continue
         a_shard = num_images // num_shards
-        with atomic_folder(folder / str(size)) as out, ThreadPoolExecutor() as threads:
+        with atomic_folder(shards) as out, ThreadPoolExecutor() as threads:
             for shard in range(num_shards):
                 numbers = range(shard * a_shard, (shard + 1) * a_shard)
                 payloads = threads.map(lambda n, s=size, g=grain: payload(n, s, g), numbers)
@@ -218,14 +223,14 @@ def main() -> None:
         return
     draw(options.data)
     if options.memory:
-        input_loaders.print_memory(options.data / str(_SIZE), _SIZE, _BATCH_SIZE)
+        input_loaders.print_memory(shards_of(options.data, _SIZE), _SIZE, _BATCH_SIZE)
         return
     results: dict[tuple[int, str], list[dict]] = {}
     for number in range(options.rounds):
         for size, name in itertools.product(_SETS, _NAMES):
             if size > _SIZE and name in _ONLY_SMALL:
                 continue
-            run = measure_apart(name, options.data / str(size))
+            run = measure_apart(name, shards_of(options.data, size))
             results.setdefault((size, name), []).append(run)
             speed = 1 / run["bare"][-1][0]
             print(f"round {number}: {name} {size} {speed:,.0f}/s", file=sys.stderr, flush=True)

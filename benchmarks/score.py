@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from input import draw
+from input import draw, shards_of
 from input_loaders import decode_jpegs, read_jpegs
 
 import lightning_melanoma
@@ -23,6 +23,8 @@ from lightning_melanoma.scoring.files import ImageFiles
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 
 _BATCH_SIZE = 32
+# What is drawn for the loaders is more than scoring needs.
+_MOST_FILES = 2048
 
 
 def unpack(images: list[bytes], folder: Path) -> list[str]:
@@ -46,8 +48,9 @@ def main() -> None:
     size = data_settings(read_checkpoint(options.ckpt_path)[0])["image_size"]
     print("| JPEG | decoder | read by `score` | all of `score` |\n|---|---|---|---|")
     for pixels in (256, 1024):
-        images = read_jpegs(options.data / str(pixels))
-        files = unpack(images, options.data / f"{pixels}-files")
+        shards = shards_of(options.data, pixels)
+        images = read_jpegs(shards)[:_MOST_FILES]
+        files = unpack(images, shards.with_name(f"{pixels}-files"))
         jobs: list[Callable[[], object]] = [
             lambda images=images: decode_jpegs(images, size, num_threads),
             lambda files=files: list(
