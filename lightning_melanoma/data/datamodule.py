@@ -149,7 +149,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         """Return the images of some rows of a table, (N, image_size, image_size, 3) uint8 RGB."""
         source = self.loader(split).source
         size = self.hparams["image_size"]
-        images = [source.decode(int(row)) for row in rows]
+        images = [source.images.decode(int(row)) for row in rows]
         return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
 
     def sample_batch(self, count: int) -> Batch:

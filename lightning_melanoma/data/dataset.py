@@ -15,19 +15,19 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lightning_melanoma.data.buffers import BatchBuffers
 from lightning_melanoma.data.cache import PixelCache
-from lightning_melanoma.data.decode import ImageError, decode_into
+from lightning_melanoma.data.decode import ImageError
 from lightning_melanoma.data.draws import record_draws, record_keys
+from lightning_melanoma.data.images import Images
 from lightning_melanoma.data.order import epoch_order
-from lightning_melanoma.data.pending import Faults, PendingBatch, Reading
+from lightning_melanoma.data.pending import PendingBatch, Reading
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
-from lightning_melanoma.records.blocks import BlockReader
-from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import CorruptRecordError
@@ -36,6 +36,11 @@ from lightning_melanoma.records.tfrecord import CorruptRecordError
 _BATCHES_AHEAD = 3
 # Most records a task of the thread pool: enough to hide its cost.
 _ROWS_A_TASK = 32
+# Records whose targets and draws are looked up at once. Batch by batch that took the time of four
+# images of 256 pixels: the processor's caches hold the threads' code and pixels by then.
+_ROWS_A_LOOKUP = 512
+# In place of the images of a batch whose pixels are still to come.
+_NO_IMAGES = torch.empty(0, dtype=torch.uint8)
 
 
 class MelanomaDataset(IterableDataset[Batch]):
@@ -89,15 +94,13 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.world_size = world_size
         self.decode_threads = decode_threads or len(os.sched_getaffinity(0))
         self.on_corrupt = on_corrupt
-        self.cache = cache
+        self.images = Images(self.shards, table, image_size=image_size, cache=cache)
         self.epoch = 0
         #: The first global batch to yield: above 0 when an epoch is resumed.
         self.start = 0
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
         self._sampling = sampling
-        #: The encoded images, by row of the table.
-        self.records = Records(self.shards, table)
         shape = (batch_size // world_size, image_size, image_size, 3)
         # Besides those that are ahead, the one that is taken and the one that a step still holds.
         self._buffers = BatchBuffers(shape, num_kept=_BATCHES_AHEAD + 2)
@@ -120,38 +123,21 @@ class MelanomaDataset(IterableDataset[Batch]):
             rows, repeats = np.arange(len(self._keys)), np.zeros(len(self._keys), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
-        order = epoch_order(self.seed, self.epoch, rows, self.records.layout)
+        order = epoch_order(self.seed, self.epoch, rows, self.images.records.layout)
         return EpochRows(rows[order], repeats[order])
 
-    def positions(self, batch: int) -> NDArray[np.int64]:
-        """Return (batch_size / world_size,) int64, this rank's places in the epoch's order.
+    def positions(self, batches: int | Sequence[int]) -> NDArray[np.int64]:
+        """Return (..., batch_size / world_size) int64, this rank's places in the epoch's order.
 
         Positions from `num_records` on only fill up the last batch: they stand for the epoch's
         first rows again, and are not valid.
+
+        Args:
+            batches: (...), numbers of global batches.
         """
         size = self.batch_size // self.world_size
-        return batch * self.batch_size + self.rank * size + np.arange(size)
-
-    def decode(self, row: int) -> NDArray[np.uint8]:
-        """Return the image of a row of the table as (image_size, image_size, 3) uint8 RGB.
-
-        Raises:
-            CorruptRecordError: the shard is damaged.
-            OSError: it cannot be read, or is no longer the one that was indexed.
-            ImageError: the bytes are no image; the message says where they lie.
-        """
-        pixels = np.empty((self.image_size, self.image_size, 3), np.uint8)
-        self._decode_into(row, pixels, ahead=None)
-        return pixels
-
-    def _decode_into(self, row: int, out: NDArray[np.uint8], ahead: BlockReader | None) -> None:
-        try:
-            decode_into(self.records.image(row, ahead), out)
-        except ImageError as error:
-            raise ImageError(
-                f"{self.records.where(row)}: {error}; mend the shard, or give "
-                "--data.on_corrupt skip"
-            ) from error
+        starts = np.asarray(batches, np.int64) * self.batch_size + self.rank * size
+        return starts[..., None] + np.arange(size)
 
     def first_rows(self, count: int) -> Batch:
         """Return the first rows of the epoch, at most `count`: to look at, not to train on.
@@ -160,9 +146,9 @@ class MelanomaDataset(IterableDataset[Batch]):
         """
         positions = np.arange(min(count, self.num_records))
         pixels = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
-        batch = self._batch(self.order(), positions, pixels)
-        self._fill(None, pixels, batch.rows.numpy(), slice(None))
-        return batch
+        (batch,) = self._without_pixels(self.order(), positions[None])
+        self.images.fill(pixels, batch.rows.numpy(), slice(0, len(positions)), ahead=None)
+        return batch._replace(images=_as_images(pixels))
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -171,7 +157,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         order = self.order()
         pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
         try:
-            with self.records.read_ahead(self._rows_to_read(order, steps)) as ahead:
+            with self.images.records.read_ahead(self._rows_to_read(order, steps)) as ahead:
                 yield from self._batches(Reading(pool, order, ahead), steps)
         except (CorruptRecordError, ImageError, OSError) as error:
             if worker is None:
@@ -185,18 +171,19 @@ class MelanomaDataset(IterableDataset[Batch]):
 
     def _rows_to_read(self, order: EpochRows, steps: range) -> NDArray[np.int64]:
         """Return the rows whose blocks are to be fetched ahead."""
-        if self.records.layout is None:
+        if self.images.records.layout is None:
             return np.arange(0)
         # Not those that fill up the last batch: they are few, and stand at the epoch's start.
-        positions = np.concatenate([self.positions(step) for step in steps] or [np.arange(0)])
+        positions = self.positions(steps).ravel()
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
-        if self.cache is not None:
-            rows = rows[~self.cache.is_kept(rows)]
+        if self.images.cache is not None:
+            rows = rows[~self.images.cache.is_kept(rows)]
         return rows
 
     def _batches(self, reading: Reading, steps: range) -> Iterator[Batch]:
         try:
-            begun = (self._begin(reading, step) for step in steps)
+            batches = self._lookups(reading.order, steps)
+            begun = (self._begin(reading, batch) for batch in batches)
             pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
             while pending:
                 batch = pending.popleft().finish()
@@ -205,52 +192,32 @@ class MelanomaDataset(IterableDataset[Batch]):
         finally:
             reading.pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, reading: Reading, step: int) -> PendingBatch:
-        pixels = self._buffers.take()
-        batch = self._batch(reading.order, self.positions(step), pixels)
-        rows = batch.rows.numpy()
+    def _begin(self, reading: Reading, batch: Batch) -> PendingBatch:
+        pixels, rows = self._buffers.take(), batch.rows.numpy()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
+        parts = [slice(at, min(at + share, len(rows))) for at in range(0, len(rows), share)]
         tasks = [
-            reading.pool.submit(self._fill, reading.ahead, pixels, rows, slice(at, at + share))
-            for at in range(0, len(rows), share)
+            reading.pool.submit(self.images.fill, pixels, rows, part, reading.ahead)
+            for part in parts
         ]
-        return PendingBatch(batch, tasks, self.on_corrupt)
+        return PendingBatch(batch._replace(images=_as_images(pixels)), tasks, self.on_corrupt)
 
-    def _batch(
-        self, order: EpochRows, positions: NDArray[np.int64], pixels: NDArray[np.uint8]
-    ) -> Batch:
+    def _lookups(self, order: EpochRows, steps: range) -> Iterator[Batch]:
+        """Yield the batches of some steps, complete but for their images."""
+        stride = max(_ROWS_A_LOOKUP * self.world_size // self.batch_size, 1)
+        for first in range(0, len(steps), stride):
+            yield from self._without_pixels(order, self.positions(steps[first : first + stride]))
+
+    def _without_pixels(self, order: EpochRows, positions: NDArray[np.int64]) -> Iterator[Batch]:
+        """Yield a batch for each of (S, B) positions, complete but for its images."""
         places = positions % self.num_records
         rows, repeats = order.rows[places], order.repeats[places]
-        return Batch(
-            torch.from_numpy(pixels).permute(0, 3, 1, 2),
-            torch.from_numpy(self._targets[rows]),
-            torch.from_numpy(positions < self.num_records),
-            torch.from_numpy(record_draws(self.seed, self.epoch, self._keys[rows], repeats)),
-            torch.from_numpy(rows),
-        )
+        draws = record_draws(self.seed, self.epoch, self._keys[rows], repeats)
+        columns = (self._targets[rows], positions < self.num_records, draws, rows)
+        fields = zip(*(torch.from_numpy(column).unbind() for column in columns), strict=True)
+        yield from (Batch(_NO_IMAGES, *row) for row in fields)
 
-    def _fill(
-        self,
-        ahead: BlockReader | None,
-        pixels: NDArray[np.uint8],
-        rows: NDArray[np.int64],
-        part: slice,
-    ) -> Faults:
-        """Fill in the pixels of a part of a batch."""
-        faults: Faults = []
-        places = np.arange(len(rows))[part]
-        if self.cache is not None:
-            places = places[~self.cache.read(rows[part], pixels[part])]
-        for place in places.tolist():
-            row, out = int(rows[place]), pixels[place]
-            try:
-                self._decode_into(row, out, ahead)
-            except (CorruptRecordError, ImageError) as error:
-                # What an earlier batch left there is nobody's business.
-                out[...] = 0
-                faults.append((place, error))
-                continue
-            if self.cache is not None:
-                self.cache.write(row, out)
-        return faults
+
+def _as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -43,18 +43,18 @@ def record_draws(
     Args:
         seed: of the run.
         epoch: from 0.
-        keys: (B,) uint64, from `record_keys`.
-        repeats: (B,), how often the record has come before in this epoch; None for never.
+        keys: (...) uint64, from `record_keys`.
+        repeats: (...), how often the record has come before in this epoch; None for never.
 
     Returns:
-        (B, NUM_DRAWS) float32, uniform in [0, 1), of 24 bits each.
+        (..., NUM_DRAWS) float32, uniform in [0, 1), of 24 bits each.
     """
     keys = keys.astype(np.uint64)
     if repeats is not None:
         # A melanoma that comes again is augmented in another way.
         keys = keys + repeats.astype(np.uint64) * _FAR_APART
     starts = _mix(keys ^ _stream(seed, epoch, _DRAWS))
-    bits = _mix(starts[:, None] + _COUNTERS)
+    bits = _mix(starts[..., None] + _COUNTERS)
     # The upper 24 bits: all that a float32 in [0, 1) can hold evenly.
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 

@@ -92,9 +92,9 @@ class MelanomaLoader:
         self._begun = False
 
     def _note_skipped(self, batch: Batch) -> None:
-        masked = ~batch.valid.numpy()
-        if not masked.any():
+        if self.source.on_corrupt == "raise":
             return
+        masked = ~batch.valid.numpy()
         real = self.source.positions(self._delivered) < self.source.num_records
         self.skipped.update(batch.rows.numpy()[masked & real].tolist())
 

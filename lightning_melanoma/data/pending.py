@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from lightning_melanoma.data.images import Faults
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.blocks import BlockReader
-
-#: The places in a batch that could not be read, each with the reason.
-Faults = list[tuple[int, Exception]]
 
 
 class Reading(NamedTuple):

@@ -97,12 +97,9 @@ class Records:
             blocks.close()
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
-        return self._reader(shard).read(offset, length)
+        return (self._readers.get(shard) or self._reader(shard)).read(offset, length)
 
     def _reader(self, shard: int) -> ShardReader:
-        reader = self._readers.get(shard)
-        if reader is not None:
-            return reader
         with self._locks[shard]:
             if shard not in self._readers:
                 self._readers[shard] = ShardReader(self.shards[shard])

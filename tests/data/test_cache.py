@@ -80,7 +80,7 @@ def test_batches_do_not_depend_on_cache_threads_or_ranks(
         assert sorted(seen) == sorted(set(range(NUM_RECORDS)) - BROKEN)
         if restarts:
             for rank in ranks:
-                rank.source.cache = CacheSettings(kind, None, str(folder)).open(split, 32)
+                rank.source.images.cache = CacheSettings(kind, None, str(folder)).open(split, 32)
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
@@ -93,7 +93,7 @@ def test_later_epochs_need_no_shards(tmp_path, kind, num_workers):
     first = torch.cat([batch.images[batch.rows.argsort()] for batch in ours])
     for path in paths:
         path.write_bytes(b"")
-    ours.source.records._readers.clear()
+    ours.source.images.records._readers.clear()
     second = torch.cat([batch.images for batch in ours])
     assert first.sum() == second.sum()
 
@@ -117,7 +117,7 @@ def test_memory_does_not_grow_with_epochs(tmp_path, kind):
     write_shards(tmp_path, num_shards=1, num_records=64, image=jpeg(0, size=256))
     whole = read_split(str(tmp_path), prefix="train", metadata=None, on_corrupt="raise")
     ours = loader(whole, kind, tmp_path, image_size=256, batch_size=16)
-    ours.source.cache = CacheSettings(kind, None, None).open(whole, 256)
+    ours.source.images.cache = CacheSettings(kind, None, None).open(whole, 256)
     sizes = [resident_size() for _ in range(6) if all(len(batch) for batch in ours)]
     # A batch has 3 MB: losing one an epoch would be 12.
     assert sizes[-1] - sizes[1] < 6e6
@@ -192,8 +192,8 @@ def test_training_and_validation_are_kept_and_test_is_not(shards, tmp_path, kind
         for _ in range(2):
             for ours, theirs in zip(data.loader(split), plain.loader(split), strict=True):
                 assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
-    assert data.loader("train").source.cache is not None
-    assert data.loader("test").source.cache is None
+    assert data.loader("train").source.images.cache is not None
+    assert data.loader("test").source.images.cache is None
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_a_batch_carries_pixels_target_and_draws_of_its_records(split):
         assert np.array_equal(batch.targets, split.table["target"].to_numpy(np.float32)[rows])
         assert np.array_equal(batch.draws, record_draws(3, 2, keys[rows]))
         for place, row in enumerate(rows):
-            assert np.array_equal(batch.images[place].permute(1, 2, 0), ours.decode(row))
+            assert np.array_equal(batch.images[place].permute(1, 2, 0), ours.images.decode(row))
 
 
 def test_the_last_batch_is_filled_with_masked_rows_of_the_epoch(split):
@@ -121,7 +121,7 @@ def test_a_batch_that_is_kept_is_not_overwritten_by_later_ones(split):
     kept = [batch for _ in range(3) for batch in ours]
     for batch in kept:
         for image, row in zip(batch.images, batch.rows, strict=True):
-            assert np.array_equal(image.permute(1, 2, 0), ours.decode(int(row)))
+            assert np.array_equal(image.permute(1, 2, 0), ours.images.decode(int(row)))
 
 
 def test_unshuffled_rows_come_in_the_order_of_the_records(split):
@@ -218,7 +218,7 @@ def test_first_rows_that_cannot_be_read_are_black(broken):
 
 def test_a_record_that_was_damaged_since_stops_the_run(broken):
     with pytest.raises(CorruptRecordError, match=r"train_c00-4.tfrec: record 2 .*data CRC"):
-        dataset(broken).decode(5)
+        dataset(broken).images.decode(5)
 
 
 def test_a_shard_that_is_overwritten_is_no_damage_to_skip(tmp_path):

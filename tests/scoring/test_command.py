@@ -53,7 +53,7 @@ def lesions(demo, folder) -> Path:
     """A folder with the 40 test images of the demo data as JPEG files."""
     module = MelanomaDataModule(test=str(demo), image_size=48)
     for row, name in enumerate(module.table("test")["image_name"]):
-        data = module.loader("test").source.records.image(row)
+        data = module.loader("test").source.images.records.image(row)
         (folder / "lesions").mkdir(exist_ok=True)
         (folder / f"lesions/{name}.jpg").write_bytes(data)
     return folder / "lesions"

@@ -46,7 +46,7 @@ def test_photographs_are_reported_and_lesions_are_not(tmp_path, monkeypatch):
     module = MelanomaDataModule(train="demo", test="demo", num_folds=2, image_size=64)
     Path("lesions").mkdir()
     for row in range(400):
-        data = module.loader("test").source.records.image(row)
+        data = module.loader("test").source.images.records.image(row)
         Path(f"lesions/{row:03}.jpg").write_bytes(data)
     lesions = lightning_melanoma.score("lesions", checkpoint, views=1, accelerator="cpu").table
     # Images of a patient are alike: it is as if each patient were one image.
