@@ -215,8 +215,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         rows, repeats = order.rows[places], order.repeats[places]
         draws = record_draws(self.seed, self.epoch, self._keys[rows], repeats)
         columns = (self._targets[rows], positions < self.num_records, draws, rows)
-        fields = zip(*(torch.from_numpy(column).unbind() for column in columns), strict=True)
-        yield from (Batch(_NO_IMAGES, *row) for row in fields)
+        for fields in zip(*columns, strict=True):
+            # Copies: a batch that goes to another process moves its memory, which is then no
+            # other batch's.
+            yield Batch(_NO_IMAGES, *(torch.from_numpy(field.copy()) for field in fields))
 
 
 def _as_images(pixels: NDArray[np.uint8]) -> Tensor:

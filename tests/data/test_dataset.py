@@ -124,6 +124,12 @@ def test_a_batch_that_is_kept_is_not_overwritten_by_later_ones(split):
             assert np.array_equal(image.permute(1, 2, 0), ours.images.decode(int(row)))
 
 
+def test_no_two_batches_share_memory_which_a_worker_moves_when_it_sends_one(split):
+    for batch in dataset(split):
+        for field in batch:
+            assert field.untyped_storage().nbytes() == field.nbytes
+
+
 def test_unshuffled_rows_come_in_the_order_of_the_records(split):
     assert valid_rows(dataset(split, shuffle=False)) == list(range(35))
 
