@@ -206,6 +206,9 @@ class MelanomaDataset(IterableDataset[Batch]):
     def _lookups(self, order: EpochRows, steps: range) -> Iterator[Batch]:
         """Yield the batches of some steps, complete but for their images."""
         stride = max(_ROWS_A_LOOKUP * self.world_size // self.batch_size, 1)
+        if get_worker_info():
+            # A batch that is sent to another process moves its memory: it must be no other's.
+            stride = 1
         for first in range(0, len(steps), stride):
             yield from self._without_pixels(order, self.positions(steps[first : first + stride]))
 
@@ -215,10 +218,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         rows, repeats = order.rows[places], order.repeats[places]
         draws = record_draws(self.seed, self.epoch, self._keys[rows], repeats)
         columns = (self._targets[rows], positions < self.num_records, draws, rows)
-        for fields in zip(*columns, strict=True):
-            # Copies: a batch that goes to another process moves its memory, which is then no
-            # other batch's.
-            yield Batch(_NO_IMAGES, *(torch.from_numpy(field.copy()) for field in fields))
+        fields = zip(*(torch.from_numpy(column).unbind() for column in columns), strict=True)
+        yield from (Batch(_NO_IMAGES, *row) for row in fields)
 
 
 def _as_images(pixels: NDArray[np.uint8]) -> Tensor:

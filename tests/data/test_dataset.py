@@ -124,7 +124,9 @@ def test_a_batch_that_is_kept_is_not_overwritten_by_later_ones(split):
             assert np.array_equal(image.permute(1, 2, 0), ours.images.decode(int(row)))
 
 
-def test_no_two_batches_share_memory_which_a_worker_moves_when_it_sends_one(split):
+def test_no_two_batches_of_a_worker_share_memory_which_moves_when_one_is_sent(split, monkeypatch):
+    info = type("Info", (), {"id": 0, "num_workers": 1})
+    monkeypatch.setattr("lightning_melanoma.data.dataset.get_worker_info", lambda: info)
     for batch in dataset(split):
         for field in batch:
             assert field.untyped_storage().nbytes() == field.nbytes
