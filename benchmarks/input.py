@@ -87,28 +87,42 @@ def draw(folder: Path) -> None:
                 write_shard(out / f"train{shard:02d}-{a_shard}.tfrec", payloads)
 
 
-def bare(make: Callable[[], Iterator], num_epochs: int) -> list[list[float]]:
-    """Return (seconds, seconds of the processor) an image for each epoch of a loader."""
-    marks = [_now()]
+def timed(make: Callable[[], Iterator], costs: list[tuple[float, float]]) -> Iterator:
+    """Yield the batches of an epoch, and add its (seconds, seconds of the processor) an image.
+
+    The time is that of the last batch: the thread by which tf.data tunes itself may then hold up
+    the end for more than a second, half of so short an epoch. Processors are asked at the end,
+    when workers have ended and are counted.
+    """
+    start, spent, num_images = time.perf_counter(), _processor(), 0
+    for batch in make():
+        last = time.perf_counter()
+        num_images += len(batch[0])
+        yield batch
+    costs.append(((last - start) / num_images, (_processor() - spent) / num_images))
+
+
+def bare(make: Callable[[], Iterator], num_epochs: int) -> list[tuple[float, float]]:
+    """Return what `timed` says of each epoch of a loader."""
+    costs: list[tuple[float, float]] = []
     for _ in range(num_epochs):
-        num_images = sum(len(batch[0]) for batch in make())
-        marks.append(_now())
-    return _differences(marks, num_images)
+        for _ in timed(make, costs):
+            pass
+    return costs
 
 
-def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[list[float]]:
+def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[tuple[float, float]]:
     """Return what `bare` does, the batches going through a Trainer whose step does nothing."""
     import pytorch_lightning as pl
     import torch
 
-    marks, counts = [], []
+    costs: list[tuple[float, float]] = []
 
     class Epochs:
         # A generator: it begins when the first batch is asked for, which is ahead of the epoch's
         # hooks.
         def __iter__(self):
-            marks.append(_now())
-            yield from make()
+            return timed(make, costs)
 
     class Nothing(pl.LightningModule):
         automatic_optimization = False
@@ -118,13 +132,10 @@ def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[list[
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def training_step(self, batch):
-            counts.append(len(batch[0]))
+            pass
 
         def configure_optimizers(self):
             return None
-
-        def on_train_end(self):
-            marks.append(_now())
 
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -136,16 +147,12 @@ def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[list[
         use_distributed_sampler=False,
     )
     trainer.fit(Nothing(), Epochs())
-    return _differences(marks, sum(counts) // num_epochs)
+    return costs
 
 
-def _differences(marks: list[tuple[float, float]], num_images: int) -> list[list[float]]:
-    return (np.diff(marks, axis=0) / num_images).tolist()
-
-
-def _now() -> tuple[float, float]:
+def _processor() -> float:
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in spent)
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 def measure(name: str, folder: Path) -> None:
