@@ -95,6 +95,9 @@ class Images:
         return faults
 
     def _placed(self, error: ImageError, row: int) -> ImageError:
-        return ImageError(
+        placed = ImageError(
             f"{self.records.where(row)}: {error}; mend the shard, or give --data.on_corrupt skip"
         )
+        # Not by `from`: of a batch it is raised in another thread, later.
+        placed.__cause__ = error
+        return placed

@@ -209,6 +209,8 @@ def test_an_image_that_cannot_be_read_stops_the_run(broken, num_workers):
     ) as error:
         list(loader)
     assert "\n" not in str(error.value)
+    # Between processes only the message travels.
+    assert num_workers or isinstance(error.value.__cause__, ImageError)
 
 
 @pytest.mark.parametrize("count", [5, 8])
