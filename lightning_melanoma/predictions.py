@@ -1,22 +1,19 @@
-"""The prediction table and the submission: probabilities that keep the order of the logits, as CSV.
+"""The prediction table: probabilities that keep the order of the logits, as CSV.
 
 The table has one row an image, with the columns `image_name, patient_id, fold, target, logit,
 probability` and, where known, `sex, age_approx, anatom_site_general_challenge, source, width,
-height`; what is not known is an empty field. Numbers are printed with as many digits as it takes to
-read the same float64 back. `logit` is what the network gave, `probability` what `decisions` made
-of it; where no calibration was fitted, a last column `calibration` says so. A submission is the two
-columns `image_name,target` that Kaggle wants. Nothing is judged here: see `metrics`.
+height`; what is not known is an empty field. `logit` is what the network gave, `probability` what
+`decisions` made of it; where no calibration was fitted, a last column `calibration` says so.
+Nothing is judged here: see `metrics`. What Kaggle gets of it: see `submission`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.csv_tables import check_columns, read_csv, write_csv_atomically
 
 REQUIRED_DTYPES = {
     "image_name": "string",
@@ -37,8 +34,6 @@ OPTIONAL_DTYPES = {
 #: The column that marks a table of probabilities that no fitted line stands behind.
 UNCALIBRATED = {"calibration": "prior correction only"}
 _DTYPES = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES, **dict.fromkeys(UNCALIBRATED, "string")}
-# A message names as many ids, and counts the rest.
-NUM_NAMED = 3
 
 
 def probabilities_of(
@@ -124,7 +119,7 @@ def write_predictions(table: pd.DataFrame, path: Path | str) -> None:
         ValueError: a required column is missing, or a value does not fit its column.
         OSError: `path` cannot be written.
     """
-    _check_columns(table, list(REQUIRED_DTYPES), "prediction table")
+    check_columns(table, list(REQUIRED_DTYPES), "prediction table")
     write_csv_atomically(_typed(table), path)
 
 
@@ -141,92 +136,8 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
         ValueError: a required column is missing, or a field is not of its column's type.
         OSError: `path` cannot be read.
     """
-    table = _read_csv(path)
-    _check_columns(table, list(REQUIRED_DTYPES), str(path))
-    return table
-
-
-def write_csv_atomically(table: pd.DataFrame, path: Path | str) -> None:
-    """Write a table as CSV without its row labels: aside first, then renamed to `path`.
-
-    Raises:
-        OSError: `path` cannot be written. An older file is still there then.
-    """
-    with atomic_file(Path(path)) as stream:
-        stream.write(table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def submission(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Kaggle's two columns of a prediction table, in its order.
-
-    Args:
-        table: has `image_name` and `probability`, which becomes `target`.
-    """
-    return pd.concat({"image_name": table["image_name"], "target": table["probability"]}, axis=1)
-
-
-def check_submission(submission: pd.DataFrame, expected_names: Sequence[str]) -> None:
-    """Make sure that a submission says one probability for each record and nothing else.
-
-    Args:
-        submission: `image_name` and `target`.
-        expected_names: the id of each test record.
-
-    Raises:
-        ValueError: the rows are not as many as the records, an id is there twice, missing or
-            unexpected, or a value is not a number in [0, 1].
-    """
-    num_rows, num_records = len(submission), len(expected_names)
-    if num_rows != num_records:
-        raise ValueError(
-            f"submission: expected {num_records} rows (one a record), found {num_rows}"
-        )
-    names = submission["image_name"]
-    _check_unique(names, "submission")
-    _check_same_names(names, pd.Series(expected_names), "the records")
-    values = submission["target"].to_numpy(dtype=np.float64, na_value=np.nan)
-    # NaN compares false, so it counts as outside.
-    outside = names[~((values >= 0) & (values <= 1))].tolist()
-    if outside:
-        raise ValueError(
-            f"submission: expected numbers in [0, 1], found others at {_named(outside)}"
-        )
-
-
-def in_sample_order(submission: pd.DataFrame, sample_path: Path | str) -> pd.DataFrame:
-    """Return the rows of a submission in the order of a sample file.
-
-    Args:
-        submission: `image_name` and `target`, ids unique.
-        sample_path: a CSV with an `image_name` column, such as Kaggle's sample_submission.csv.
-
-    Raises:
-        ValueError: the file has no `image_name` column, an id twice, or other ids.
-        OSError: the file cannot be read.
-    """
-    sample = _read_csv(sample_path)
-    _check_columns(sample, ["image_name"], str(sample_path))
-    wanted = sample["image_name"]
-    _check_unique(wanted, str(sample_path))
-    _check_same_names(submission["image_name"], wanted, str(sample_path))
-    ordered: pd.DataFrame = submission.set_index("image_name").loc[wanted].reset_index()
-    return ordered
-
-
-def _read_csv(path: Path | str) -> pd.DataFrame:
-    dtypes: Any = _DTYPES
-    try:
-        # Only an empty field is a missing value: an image may well be called "NA".
-        table: pd.DataFrame = pd.read_csv(
-            path,
-            dtype=dtypes,
-            float_precision="round_trip",
-            keep_default_na=False,
-            na_values=[""],
-        )
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected a CSV table, found: {reason}") from error
+    table = read_csv(path, _DTYPES)
+    check_columns(table, list(REQUIRED_DTYPES), str(path))
     return table
 
 
@@ -234,28 +145,3 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     own = {name: dtype for name, dtype in _DTYPES.items() if name in table}
     typed: pd.DataFrame = table.astype(own)
     return typed
-
-
-def _check_unique(names: pd.Series, where: str) -> None:
-    if twice := names[names.duplicated()].tolist():
-        raise ValueError(f"{where}: expected unique ids, found {_named(twice)} more than once")
-
-
-def _check_columns(table: pd.DataFrame, required: Sequence[str], where: str) -> None:
-    if missing := ", ".join(name for name in required if name not in table):
-        found = ", ".join(map(str, table.columns))
-        raise ValueError(f"{where}: expected also the column {missing}, found {found}")
-
-
-def _check_same_names(names: pd.Series, expected: pd.Series, where: str) -> None:
-    missing = expected[~expected.isin(names)].tolist()
-    unexpected = names[~names.isin(expected)].tolist()
-    if missing or unexpected:
-        faults = [f"{len(missing)} missing ({_named(missing)})"] if missing else []
-        faults += [f"{len(unexpected)} unexpected ({_named(unexpected)})"] if unexpected else []
-        raise ValueError(f"submission: expected the ids of {where}, found {', '.join(faults)}")
-
-
-def _named(names: Sequence[object]) -> str:
-    rest = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(map(str, names[:NUM_NAMED])) + rest

@@ -19,17 +19,11 @@ from lightning_melanoma.callbacks.calibration import (
     warn_of_doubts,
 )
 from lightning_melanoma.callbacks.checkpoints import add_to_checkpoint
+from lightning_melanoma.csv_tables import write_csv_atomically
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.metrics import auroc, auroc_interval
-from lightning_melanoma.predictions import (
-    UNCALIBRATED,
-    check_submission,
-    in_sample_order,
-    prediction_table,
-    submission,
-    write_csv_atomically,
-    write_predictions,
-)
+from lightning_melanoma.predictions import UNCALIBRATED, prediction_table, write_predictions
+from lightning_melanoma.submission import check_submission, in_sample_order, submission
 
 _log = logging.getLogger(__name__)
 

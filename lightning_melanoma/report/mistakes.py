@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_melanoma.callbacks.pictures import confident_mistakes
+from lightning_melanoma.csv_tables import first_named
 from lightning_melanoma.data.decode import ImageError, decode_whole
-from lightning_melanoma.predictions import NUM_NAMED
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.index import index_shards
 from lightning_melanoma.records.storage import find_shards
@@ -88,10 +88,9 @@ def read_pictures(paths: Sequence[str], names: Sequence[str]) -> dict[str, bytes
     table = index_shards(shards).table.drop_duplicates("image_name").set_index("image_name")
     missing = [name for name in names if name not in table.index]
     if missing:
-        rest = f" and {len(missing) - NUM_NAMED} more" if len(missing) > NUM_NAMED else ""
         raise ValueError(
             f"images: expected the shards to have the {len(names)} images to be shown, found no "
-            f"record of {', '.join(missing[:NUM_NAMED])}{rest}; name the shards that were predicted"
+            f"record of {first_named(missing)}; name the shards that were predicted"
         )
     records = Records(shards, table.loc[list(names)])
     return {name: _small_jpeg(_decoded(records, row)) for row, name in enumerate(names)}

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lightning_melanoma.csv_tables import check_columns, check_unique, first_named, read_csv
 from lightning_melanoma.metrics import cluster_codes
 from lightning_melanoma.metrics.rows import BoolArray, FloatArray, IntArray
 from lightning_melanoma.predictions import OPTIONAL_DTYPES, read_predictions
 
 # Columns that a labels CSV may fill in where the table has none.
 _JOINED = ("target", "patient_id", *OPTIONAL_DTYPES)
-# A message names as many ids, and counts the rest.
-_NUM_NAMED = 3
 
 
 class JudgedTable(NamedTuple):
@@ -62,7 +61,7 @@ def read_tables(paths: Sequence[str], labels: str | None = None) -> list[JudgedT
 
 def _judged(path: str, name: str, known: pd.DataFrame | None, labels: str | None) -> JudgedTable:
     table = read_predictions(path)
-    _check_unique(table["image_name"], path)
+    check_unique(table["image_name"], path)
     if known is not None:
         table = _joined(table, known, f"{labels}")
     is_melanoma = _targets(table, path)
@@ -71,7 +70,7 @@ def _judged(path: str, name: str, known: pd.DataFrame | None, labels: str | None
     outside = table["image_name"][~((probabilities >= 0) & (probabilities <= 1))]
     if len(outside):
         raise ValueError(
-            f"{path}: expected probabilities in [0, 1], found others at {_named(outside)}"
+            f"{path}: expected probabilities in [0, 1], found others at {first_named(outside)}"
         )
     patients = _patients(table)
     return JudgedTable(
@@ -86,18 +85,9 @@ def _judged(path: str, name: str, known: pd.DataFrame | None, labels: str | None
 
 
 def _read_labels(path: str) -> pd.DataFrame:
-    try:
-        # Only an empty field is a missing value: an image may well be called "NA".
-        labels = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected a CSV table, found: {reason}") from error
-    if missing := [name for name in ("image_name", "target") if name not in labels]:
-        raise ValueError(
-            f"{path}: expected also the column {', '.join(missing)}, found "
-            f"{', '.join(labels.columns)}"
-        )
-    _check_unique(labels["image_name"], path)
+    labels = read_csv(path, "string")
+    check_columns(labels, ["image_name", "target"], path)
+    check_unique(labels["image_name"], path)
     return labels[["image_name", *(name for name in _JOINED if name in labels)]]
 
 
@@ -106,7 +96,7 @@ def _joined(table: pd.DataFrame, labels: pd.DataFrame, where: str) -> pd.DataFra
     if len(unknown):
         raise ValueError(
             f"{where}: expected a row for each of the {len(table)} predicted images, found none "
-            f"for {len(unknown)} ({_named(unknown)})"
+            f"for {len(unknown)} ({first_named(unknown)})"
         )
     matched = labels.set_index("image_name").loc[table["image_name"]].reset_index(drop=True)
     for column in matched:
@@ -121,7 +111,7 @@ def _targets(table: pd.DataFrame, path: str) -> BoolArray:
     if len(without):
         raise ValueError(
             f"{path}: expected a target in every row, found none in {len(without)} of "
-            f"{len(table)} ({_named(without)}); name a CSV that has them by --labels"
+            f"{len(table)} ({first_named(without)}); name a CSV that has them by --labels"
         )
     numbers = pd.to_numeric(targets, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = ~np.isin(numbers, (0, 1))
@@ -156,17 +146,3 @@ def _distinct_names(paths: Sequence[str]) -> list[str]:
             return names
     twice = next(path for path in paths if list(paths).count(path) > 1)
     raise ValueError(f"predictions: expected each table once, found {twice} twice")
-
-
-def _check_unique(names: "pd.Series[str]", where: str) -> None:
-    twice = names[names.duplicated()]
-    if len(twice):
-        raise ValueError(
-            f"{where}: expected unique ids, found {len(twice)} rows of one that was there before "
-            f"({_named(twice)})"
-        )
-
-
-def _named(names: "pd.Series[str]") -> str:
-    rest = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(map(str, names[:_NUM_NAMED])) + rest

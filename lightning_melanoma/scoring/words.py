@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 import lightning_melanoma
+from lightning_melanoma.csv_tables import write_csv_atomically
 from lightning_melanoma.decisions.abstention import lowest_miss_rate
 from lightning_melanoma.decisions.novelty import FALSE_ALARMS
 from lightning_melanoma.decisions.verdicts import BENIGN, MELANOMA, REFER, Reference, Rule
-from lightning_melanoma.predictions import write_csv_atomically
 from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.scoring.judging import Basis
 

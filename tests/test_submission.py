@@ -1,0 +1,70 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lightning_melanoma.submission import check_submission, in_sample_order, submission
+
+
+def three_rows():
+    return pd.DataFrame({"image_name": ["c", "a", "b"], "target": [0.0, 0.5, 1.0]})
+
+
+def test_submission_has_kaggles_two_columns_in_the_order_of_the_table():
+    table = pd.DataFrame(
+        {"image_name": ["b", "a"], "logit": [0, -800], "probability": [0.5, 5e-324]}
+    )
+    assert submission(table).to_dict("list") == {"image_name": ["b", "a"], "target": [0.5, 5e-324]}
+    check_submission(submission(table), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "message"),
+    [
+        (["c", "a"], [0, 1], "expected 3 rows (one a record), found 2"),
+        (
+            ["c", "a", "a"],
+            [0, 1, 0],
+            "expected unique ids, found again: a",
+        ),
+        (["c", "a", "d"], [0, 1, 0], "found 1 missing (b), 1 unexpected (d)"),
+        (["c", "a", "b"], [0, np.nan, 0], "expected numbers in [0, 1], found others at a"),
+        (["c", "a", "b"], [0, 1, 1.01], "expected numbers in [0, 1], found others at b"),
+        (["c", "a", "b"], [-np.inf, 1, 1], "expected numbers in [0, 1], found others at c"),
+    ],
+)
+def test_unusable_submission_raises(names, values, message):
+    frame = pd.DataFrame({"image_name": names, "target": values})
+    with pytest.raises(ValueError, match=f"submission: .*{re.escape(message)}$"):
+        check_submission(frame, ["a", "b", "c"])
+
+
+def test_submission_takes_the_order_of_the_sample(tmp_path):
+    sample_path = tmp_path / "sample_submission.csv"
+    sample_path.write_text("image_name,target\na,0\nb,0\nc,0\n")
+    ordered = in_sample_order(three_rows(), sample_path)
+    assert ordered.to_dict("list") == {"image_name": ["a", "b", "c"], "target": [0.5, 1.0, 0.0]}
+
+
+def test_sample_with_other_ids_says_how_many_and_the_first_three(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("image_name,target\na,0\nx1,0\nx2,0\nx3,0\nx4,0\n")
+    message = r"sample\.csv, found 4 missing \(x1, x2, x3 and 1 more\), 2 unexpected \(c, b\)$"
+    with pytest.raises(ValueError, match=message):
+        in_sample_order(three_rows(), sample_path)
+
+
+def test_sample_without_ids_says_which_columns_it_has(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("isic_id,target\na,0\n")
+    message = r"sample\.csv: expected also the column image_name, found isic_id, target$"
+    with pytest.raises(ValueError, match=message):
+        in_sample_order(three_rows(), sample_path)
+
+
+def test_sample_with_an_id_twice_raises(tmp_path):
+    sample_path = tmp_path / "sample.csv"
+    sample_path.write_text("image_name,target\na,0\nb,0\nb,0\n")
+    with pytest.raises(ValueError, match=r"sample\.csv: expected unique ids, found again: b$"):
+        in_sample_order(three_rows(), sample_path)
