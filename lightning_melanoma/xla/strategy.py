@@ -11,12 +11,9 @@ from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.precision import Precision
-from pytorch_lightning.strategies import Strategy
-from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -24,10 +21,10 @@ from lightning_melanoma.xla import pjrt
 from lightning_melanoma.xla.accelerator import XLAAccelerator
 from lightning_melanoma.xla.averaging import use_lean_averages
 from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
-from lightning_melanoma.xla.hosts import gather_objects, reduce_over_hosts
+from lightning_melanoma.xla.host_strategy import HostStrategy
 from lightning_melanoma.xla.optimizer import make_state, use_lean_adamw
 from lightning_melanoma.xla.precision import XLAPrecision
-from lightning_melanoma.xla.sharding import device_mesh, make_whole, on_cpu, sync
+from lightning_melanoma.xla.sharding import make_whole, on_cpu, sync
 from lightning_melanoma.xla.transfer import BatchSender, DeviceFeed
 
 _T = TypeVar("_T")
@@ -43,7 +40,7 @@ _STATE_MASK = 0x7FFFFFFF
 _log = logging.getLogger(__name__)
 
 
-class SPMDStrategy(Strategy):
+class SPMDStrategy(HostStrategy):
     """Trains on all PJRT devices of all hosts as on one.
 
     What a step returns, beside its loss, is whole on every device and can be kept until the end of
@@ -58,23 +55,15 @@ class SPMDStrategy(Strategy):
         ValueError: PJRT cannot start in this process, or the precision is none of XLA's.
     """
 
-    #: Lightning is to add no sampler and to average nothing.
-    is_distributed = False
-
-    #: There is one process a host.
-    local_rank = 0
-
     def __init__(
         self,
         accelerator: Accelerator | None = None,
         checkpoint_io: CheckpointIO | None = None,
         precision_plugin: Precision | None = None,
     ) -> None:
-        pjrt.start()
         super().__init__(checkpoint_io=checkpoint_io, precision_plugin=precision_plugin)
         if accelerator is not None:
             self.accelerator = accelerator
-        self.mesh = device_mesh()
         self._send = BatchSender(self.mesh)
         self._feeds: list[DeviceFeed] = []
         self._seed = 0
@@ -109,27 +98,6 @@ class SPMDStrategy(Strategy):
     @override
     def root_device(self) -> torch.device:
         return torch.device("xla", 0)
-
-    @property
-    def global_rank(self) -> int:
-        """The number of this host."""
-        return pjrt.process_index()
-
-    node_rank = global_rank
-
-    @property
-    def world_size(self) -> int:
-        """The number of hosts."""
-        return pjrt.process_count()
-
-    @property
-    @override
-    def is_global_zero(self) -> bool:
-        return self.global_rank == 0
-
-    def set_world_ranks(self) -> None:
-        """Tell Lightning's logging which host this is."""
-        rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # Lightning's way
 
     @override
     def setup_environment(self) -> None:
@@ -220,38 +188,6 @@ class SPMDStrategy(Strategy):
 
     # Whatever is pending there must not be cut by the first read of a result.
     on_validation_end = on_test_start = on_predict_start = on_train_end = on_validation_start
-
-    @override
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Return what all hosts have together; on the devices that is what each of them has.
-
-        Whole numbers are taken to be counts of a host's own. They come back on the CPU, where
-        comparing them compiles nothing.
-        """
-        is_on_devices = isinstance(tensor, Tensor) and tensor.device.type == "xla"
-        if is_on_devices and tensor.is_floating_point():
-            return tensor
-        return reduce_over_hosts(on_cpu(tensor), str(reduce_op), self.mesh)
-
-    @override
-    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        decisions = gather_objects(decision, self.mesh)
-        return min(decisions) if all else max(decisions)
-
-    @override
-    def barrier(self, name: str | None = None) -> None:
-        gather_objects(None, self.mesh)
-
-    @override
-    def broadcast(self, obj: _T, src: int = 0) -> _T:
-        return gather_objects(obj, self.mesh)[src]
-
-    @override
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        """Return the tensor: on the devices it is of the global batch already."""
-        if tensor.device.type == "xla" or self.world_size == 1:
-            return tensor
-        return torch.stack(gather_objects(tensor, self.mesh))
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
