@@ -47,24 +47,22 @@ def test_submission_takes_the_order_of_the_sample(tmp_path):
     assert ordered.to_dict("list") == {"image_name": ["a", "b", "c"], "target": [0.5, 1.0, 0.0]}
 
 
-def test_sample_with_other_ids_says_how_many_and_the_first_three(tmp_path):
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "image_name,target\na,0\nx1,0\nx2,0\nx3,0\nx4,0\n",
+            ", found 4 missing (x1, x2, x3 and 1 more), 2 unexpected (c, b)",
+        ),
+        (
+            "isic_id,target\na,0\n",
+            ": expected also the column image_name, found isic_id, target",
+        ),
+        ("image_name,target\na,0\nb,0\nb,0\n", ": expected unique ids, found again: b"),
+    ],
+)
+def test_sample_that_does_not_fit_says_why(tmp_path, lines, message):
     sample_path = tmp_path / "sample.csv"
-    sample_path.write_text("image_name,target\na,0\nx1,0\nx2,0\nx3,0\nx4,0\n")
-    message = r"sample\.csv, found 4 missing \(x1, x2, x3 and 1 more\), 2 unexpected \(c, b\)$"
-    with pytest.raises(ValueError, match=message):
-        in_sample_order(three_rows(), sample_path)
-
-
-def test_sample_without_ids_says_which_columns_it_has(tmp_path):
-    sample_path = tmp_path / "sample.csv"
-    sample_path.write_text("isic_id,target\na,0\n")
-    message = r"sample\.csv: expected also the column image_name, found isic_id, target$"
-    with pytest.raises(ValueError, match=message):
-        in_sample_order(three_rows(), sample_path)
-
-
-def test_sample_with_an_id_twice_raises(tmp_path):
-    sample_path = tmp_path / "sample.csv"
-    sample_path.write_text("image_name,target\na,0\nb,0\nb,0\n")
-    with pytest.raises(ValueError, match=r"sample\.csv: expected unique ids, found again: b$"):
+    sample_path.write_text(lines)
+    with pytest.raises(ValueError, match=rf"sample\.csv{re.escape(message)}$"):
         in_sample_order(three_rows(), sample_path)
