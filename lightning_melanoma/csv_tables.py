@@ -77,11 +77,14 @@ def check_unique(names: "pd.Series[str]", where: str) -> None:
         where: what the message calls their table.
 
     Raises:
-        ValueError: one is; the message names the first three.
+        ValueError: one is; the message counts the rows and names the first three ids.
     """
-    twice = names[names.duplicated()].unique()
+    twice = names[names.duplicated()]
     if len(twice):
-        raise ValueError(f"{where}: expected unique ids, found again: {first_named(twice)}")
+        raise ValueError(
+            f"{where}: expected unique ids, found ids again in {len(twice)} of {len(names)} rows: "
+            f"{first_named(twice.unique())}"
+        )
 
 
 def first_named(names: Iterable[object]) -> str:

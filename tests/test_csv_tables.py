@@ -12,9 +12,9 @@ def test_only_an_empty_field_is_missing_and_numbers_come_back_exactly(tmp_path):
     pd.testing.assert_series_equal(found["value"], table["value"], check_exact=True)
 
 
-def test_ids_that_are_there_twice_are_named_the_first_three_of_them():
+def test_ids_that_are_there_twice_are_counted_and_the_first_three_named():
     names = pd.Series(list("abcdefabcdea"))
-    message = r"^x\.csv: expected unique ids, found again: a, b, c and 2 more$"
+    message = r"^x\.csv: expected unique ids, found ids again in 6 of 12 rows: a, b, c and 2 more$"
     with pytest.raises(ValueError, match=message):
         check_unique(names, "x.csv")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lightning_melanoma.predictions import prediction_table
 from lightning_melanoma.submission import check_submission, in_sample_order, submission
 
 
@@ -12,22 +13,19 @@ def three_rows():
 
 
 def test_submission_has_kaggles_two_columns_in_the_order_of_the_table():
-    table = pd.DataFrame(
-        {"image_name": ["b", "a"], "logit": [0, -800], "probability": [0.5, 5e-324]}
-    )
-    assert submission(table).to_dict("list") == {"image_name": ["b", "a"], "target": [0.5, 5e-324]}
-    check_submission(submission(table), ["a", "b"])
+    records = pd.DataFrame({"image_name": ["b", "a"]})
+    table = prediction_table(records, np.array([0, -800], np.float32))
+    assert submission(table).columns.tolist() == ["image_name", "target"]
+    assert submission(table)["image_name"].tolist() == ["b", "a"]
+    assert submission(table)["target"].tolist() == [0.5, table["probability"][1]]
+    check_submission(submission(table), ["b", "a"])
 
 
 @pytest.mark.parametrize(
     ("names", "values", "message"),
     [
         (["c", "a"], [0, 1], "expected 3 rows (one a record), found 2"),
-        (
-            ["c", "a", "a"],
-            [0, 1, 0],
-            "expected unique ids, found again: a",
-        ),
+        (["c", "a", "a"], [0, 1, 0], "expected unique ids, found ids again in 1 of 3 rows: a"),
         (["c", "a", "d"], [0, 1, 0], "found 1 missing (b), 1 unexpected (d)"),
         (["c", "a", "b"], [0, np.nan, 0], "expected numbers in [0, 1], found others at a"),
         (["c", "a", "b"], [0, 1, 1.01], "expected numbers in [0, 1], found others at b"),
@@ -58,7 +56,10 @@ def test_submission_takes_the_order_of_the_sample(tmp_path):
             "isic_id,target\na,0\n",
             ": expected also the column image_name, found isic_id, target",
         ),
-        ("image_name,target\na,0\nb,0\nb,0\n", ": expected unique ids, found again: b"),
+        (
+            "image_name,target\na,0\nb,0\nb,0\n",
+            ": expected unique ids, found ids again in 1 of 3 rows: b",
+        ),
     ],
 )
 def test_sample_that_does_not_fit_says_why(tmp_path, lines, message):

@@ -224,7 +224,7 @@ def test_same_seed_gives_the_same_numbers(table, tmp_path):
         ({"target": None}, "expected a target in every row, found none in 600 of 600"),
         ({"target": 0}, "expected melanoma and benign images, found target 0 in all 600 rows"),
         ({"target": 2}, "expected target 0 or 1, found 2 (600 rows in all)"),
-        ({"image_name": "a"}, "expected unique ids, found again: a"),
+        ({"image_name": "a"}, "expected unique ids, found ids again in 599 of 600 rows: a"),
     ],
 )
 def test_unusable_table_is_one_line_and_leaves_nothing(tmp_path, capsys, changes, message):
