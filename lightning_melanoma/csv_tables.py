@@ -1,7 +1,7 @@
 """Tables of images as CSV: read and checked with one line on what is wrong, written whole or not.
 
-Only an empty field is a missing value. Numbers are printed with as many digits as it takes to read
-the same float64 back. What the columns mean is up to others: see `predictions` and `submission`.
+In our own only an empty field is a missing value. Numbers are printed with as many digits as it
+takes to read the same float64 back. What the columns mean is up to others: see `predictions`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,15 @@ from lightning_melanoma.records.files import atomic_file
 _NUM_NAMED = 3
 
 
-def read_csv(path: Path | str, dtypes: Mapping[str, str] | str) -> pd.DataFrame:
+def read_csv(
+    path: Path | str, dtypes: Mapping[str, str] | str, *, has_missing_words: bool = False
+) -> pd.DataFrame:
     """Return the table of a CSV, NA where a field is empty.
 
     Args:
         path: of the file.
         dtypes: pandas' dtype of each column by name, where it is not to be guessed; or that of all.
+        has_missing_words: it is somebody else's, where NA, nan and their like stand for nothing.
 
     Raises:
         ValueError: it is no CSV, or a field is not of its column's type.
@@ -33,8 +36,8 @@ def read_csv(path: Path | str, dtypes: Mapping[str, str] | str) -> pd.DataFrame:
             path,
             dtype=wanted,
             float_precision="round_trip",
-            # An image may well be called "NA".
-            keep_default_na=False,
+            # An image of ours may well be called "NA".
+            keep_default_na=has_missing_words,
             na_values=[""],
         )
     except ValueError as error:

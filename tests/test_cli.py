@@ -428,6 +428,16 @@ def test_a_damaged_shard_is_one_line_and_leaves_nothing(shards, folder, capsys):
     assert not [name for name in files(folder) if "submission" in name or "ckpt" in name]
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"a,b\n1,2,3,4\n1\n1,2,3,4,5\n"])
+def test_a_table_that_is_no_csv_is_one_line(shards, folder, capsys, content):
+    (folder / "table.csv").write_bytes(content)
+    data = ["--data.train", str(shards), "--data.metadata", "table.csv"]
+    assert "table.csv: expected a CSV table, found: " in error_of(capsys, "fit", *data, *SMALL)
+    words = ["convert", "--images", ".", "--csv", "table.csv", "--out", "out"]
+    assert "table.csv: expected a CSV table, found: " in error_of(capsys, *words)
+    assert not (folder / "out").exists()
+
+
 def test_a_place_that_cannot_be_written_is_one_line(shards, folder, capsys):
     (folder / "runs").write_text("a file")
     line = error_of(capsys, "fit", "--data.train", str(shards), "--data.test", str(shards), *SMALL)

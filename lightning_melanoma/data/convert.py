@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from lightning_melanoma.csv_tables import read_csv
 from lightning_melanoma.data.decode import ImageError, decode_image
 from lightning_melanoma.data.folds import patient_folds
 from lightning_melanoma.records.example import serialize_example
@@ -91,7 +92,8 @@ def convert(
 def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"csv: expected a table, found no file {path}")
-    table = pd.read_csv(path, dtype={columns.get("patient_id", "patient_id"): str})
+    dtypes = {columns.get("patient_id", "patient_id"): "str"}
+    table = read_csv(path, dtypes, has_missing_words=True)
     missing = [name for name in columns.values() if name not in table]
     if missing:
         raise ValueError(

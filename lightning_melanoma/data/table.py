@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lightning_melanoma.csv_tables import read_csv
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.records.index import PLACE, index_shards
@@ -116,8 +117,9 @@ def require_targets(split: Split, what: str) -> None:
 
 
 def _join(table: pd.DataFrame, path: str) -> pd.DataFrame:
-    # dtype=str keeps ids such as 0012 as they are.
-    named = pd.read_csv(path, dtype={"image_name": str, "patient_id": str})
+    # As text, ids such as 0012 stay as they are.
+    dtypes = {"image_name": "str", "patient_id": "str"}
+    named = read_csv(path, dtypes, has_missing_words=True)
     if "image_name" not in named:
         raise ValueError(
             f"data.metadata {path}: expected a column `image_name`, found "
