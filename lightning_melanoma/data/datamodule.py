@@ -14,7 +14,7 @@ from lightning_melanoma.data.draws import run_seed
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.processes import first_process_first
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.data.sampling import Sampling
+from lightning_melanoma.data.sampling import Sampling, class_counts
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
 from lightning_melanoma.data.splits import FoldRule
@@ -135,11 +135,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
         They are the population whose prevalence counts.
         """
-        table = self.table("train")
-        if "is_extra" in table:
-            table = table[~table["is_extra"]]
-        positives = int(table["target"].sum())
-        return len(table) - positives, positives
+        return class_counts(self.table("train"))
 
     def shown_counts(self) -> tuple[int, int]:
         """Return how many (benign, melanoma) images an epoch of training shows."""
@@ -233,10 +229,8 @@ class MelanomaDataModule(pl.LightningDataModule):
             self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
 
     def _sampling(self) -> Sampling:
-        table = self.table("train")
-        return Sampling(
-            table["target"].to_numpy(np.float32),
-            table.get("is_extra", pd.Series(data=False, index=table.index)).to_numpy(np.bool_),
+        return Sampling.from_table(
+            self.table("train"),
             seed=run_seed(),
             extra_rate=self.hparams["extra_rate"],
             positive_rate=self.hparams["positive_rate"],

@@ -10,7 +10,9 @@ weights). The counts are the same in every epoch.
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from lightning_melanoma.data.order import record_order
 
@@ -68,6 +70,24 @@ class Sampling:
             self._num_repeats = _repeats(benign, melanoma, positive_rate)
         self.counts = (benign, melanoma + self._num_repeats)
 
+    @classmethod
+    def from_table(
+        cls,
+        table: pd.DataFrame,
+        *,
+        seed: int,
+        extra_rate: float | None = None,
+        positive_rate: float | None = None,
+    ) -> Self:
+        """Return the sampling of a training table's rows; settings and errors as of the class."""
+        return cls(
+            table["target"].to_numpy(np.float32),
+            _is_extra(table),
+            seed=seed,
+            extra_rate=extra_rate,
+            positive_rate=positive_rate,
+        )
+
     def epoch(self, epoch: int) -> EpochRows:
         """Return the rows of an epoch, counted from 0."""
         extra = [
@@ -94,6 +114,19 @@ class Sampling:
             )
         wanted = len(self._own) * rate / (1 - rate)
         return [round(number * wanted / total) for number in self._num_extra]
+
+
+def class_counts(table: pd.DataFrame) -> tuple[int, int]:
+    """Return how many (benign, melanoma) records a training table has, extra ones aside."""
+    own = table.loc[~_is_extra(table), "target"]
+    positives = int(own.sum())
+    return len(own) - positives, positives
+
+
+def _is_extra(table: pd.DataFrame) -> NDArray[np.bool_]:
+    if "is_extra" not in table:
+        return np.zeros(len(table), np.bool_)
+    return table["is_extra"].to_numpy(np.bool_)
 
 
 def _repeats(benign: int, melanoma: int, rate: float) -> int:

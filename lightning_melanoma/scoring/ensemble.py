@@ -25,7 +25,7 @@ from lightning_melanoma.devices import choose_device
 from lightning_melanoma.scoring.files import ImageBatch, ImageFiles
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 from lightning_melanoma.tasks.loading import data_settings, load_classifier, read_checkpoint
-from lightning_melanoma.tasks.outputs import Views
+from lightning_melanoma.tasks.views import Views
 from lightning_melanoma.xla.pjrt import num_local_devices
 from lightning_melanoma.xla.strategy import SPMDStrategy
 

@@ -15,7 +15,6 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lightning_melanoma.augment.color import unit_range
-from lightning_melanoma.augment.geometry import dihedral
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import run_seed, step_seed
@@ -33,21 +32,15 @@ from lightning_melanoma.tasks.losses import (
     output_bias,
     weighted_bce,
 )
-from lightning_melanoma.tasks.optimizers import (
-    Schedule,
-    decayed_groups,
-    make_optimizer,
-    make_schedule,
-)
+from lightning_melanoma.tasks.optimizers import Schedule, decayed_groups, scheduled_optimizer
 from lightning_melanoma.tasks.outputs import (
-    Embedding,
     Prediction,
     StepOutputs,
     TrainingOutputs,
-    Views,
     step_outputs,
 )
 from lightning_melanoma.tasks.place import keep_place, take_place
+from lightning_melanoma.tasks.views import Embedding, Views, look
 
 
 class MelanomaClassifier(JudgedModule):
@@ -217,22 +210,15 @@ class MelanomaClassifier(JudgedModule):
             ValueError: the training has no end that the schedule could be laid over.
         """
         hparams = self.hparams
-        optimizer = make_optimizer(
+        return scheduled_optimizer(
             self.parameter_groups(),
-            name=hparams["optimizer"],
+            optimizer=hparams["optimizer"],
             learning_rate=hparams["learning_rate"],
-        )
-        scheduler = make_schedule(
-            optimizer,
-            name=hparams["schedule"],
+            schedule=hparams["schedule"],
             warmup_epochs=hparams["warmup_epochs"],
             num_steps=self.trainer.estimated_stepping_batches,
             num_epochs=self.trainer.max_epochs,
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     def views(self, images: Tensor, num_views: int) -> Views:
         """Return what the network says of images in the first so many symmetries of the square.
@@ -245,13 +231,8 @@ class MelanomaClassifier(JudgedModule):
         return Views(logits, Embedding(features, pixel_statistics(images)))
 
     def _look(self, images: Tensor, num_views: int) -> tuple[Tensor, Tensor]:
-        """Return (V, B) float32 logits of the views, and (B, F) float32 features of the first."""
         # Mirrored behind the normalisation, which treats all pixels alike.
-        normalized = (images - self._mean) / self._std
-        network: Any = self.network
-        features = [network.embed(dihedral(normalized, k)) for k in range(num_views)]
-        logits = [network.classify(each).float() for each in features]
-        return torch.stack(logits), features[0].float()
+        return look(self.network, (images - self._mean) / self._std, num_views)
 
     def _classify(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self._mean) / self._std)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,28 +26,23 @@ def decayed_groups(network: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], *, name: Literal["adamw", "sgd"], learning_rate: float
-) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum 0.9."""
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer,
+def scheduled_optimizer(
+    groups: list[dict[str, Any]],
     *,
-    name: Schedule,
+    optimizer: Literal["adamw", "sgd"],
+    learning_rate: float,
+    schedule: Schedule,
     warmup_epochs: float,
     num_steps: float,
     num_epochs: int | None,
-) -> LambdaLR:
-    """Return the schedule that multiplies every group's rate by `rate_factor` at each step.
+) -> OptimizerLRSchedulerConfig:
+    """Return an optimizer, and the schedule that takes every group's rate times `rate_factor`.
 
     Args:
-        optimizer: whose groups hold the base rates.
-        name: of the schedule.
+        groups: of parameters, for torch's optimizers.
+        optimizer: AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum 0.9.
+        learning_rate: of the groups that have none of their own, behind the warm-up.
+        schedule: of the rates, a factor a step.
         warmup_epochs: of the linear rise; may be a fraction.
         num_steps: optimizer steps of the whole training.
         num_epochs: epochs of the whole training; None or -1 when it is given in steps.
@@ -59,9 +55,17 @@ def make_schedule(
             "trainer.max_epochs: expected a number for the schedule to end at, found -1; "
             "give --trainer.max_epochs or --trainer.max_steps"
         )
+    chosen: torch.optim.Optimizer
+    if optimizer == "adamw":
+        chosen = torch.optim.AdamW(groups, lr=learning_rate)
+    else:
+        chosen = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
     warmup = round(warmup_epochs * num_steps / max(num_epochs or 1, 1))
-    factor = partial(rate_factor, total=int(num_steps), warmup=warmup, schedule=name)
-    return LambdaLR(optimizer, factor)
+    factor = partial(rate_factor, total=int(num_steps), warmup=warmup, schedule=schedule)
+    return {
+        "optimizer": chosen,
+        "lr_scheduler": {"scheduler": LambdaLR(chosen, factor), "interval": "step"},
+    }
 
 
 def rate_factor(step: int, *, total: int, warmup: int, schedule: Schedule) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_melanoma import metrics
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.tasks.views import Embedding
 
 
 class EpochOutputs(NamedTuple):
@@ -45,30 +46,6 @@ class StepOutputs(NamedTuple):
 
     rows: Tensor
     columns: Tensor
-
-
-class Embedding(NamedTuple):
-    """What tells images of one kind from others, on the device.
-
-    Attributes:
-        features: (B, F) float32, what the head of the network sees.
-        pixels: (B, P) float32, statistics of the pixels.
-    """
-
-    features: Tensor
-    pixels: Tensor
-
-
-class Views(NamedTuple):
-    """What a network says of images in several symmetries, on the device.
-
-    Attributes:
-        logits: (V, B) float32, one row a view.
-        embedding: of the images as they are.
-    """
-
-    logits: Tensor
-    embedding: Embedding
 
 
 class Prediction(NamedTuple):
