@@ -8,9 +8,11 @@
 8,192 JPEGs of 256 x 256 pixels (20 kB) and 512 of 1024 x 1024 (190 kB, brought to 256 x 256) are
 drawn once. Every measurement is a process of its own: a few batches to warm up, then epochs from
 the first request to the last batch, first bare, then through a Lightning Trainer with an empty
-step. All loaders are run in turn, `--rounds` times; the table has medians. Processor time is of all
-threads and workers, so that it tells something when the machine has other work too. Peak memory is
-the process's before the Trainer, libraries included, with that of the largest worker for each.
+step. Bare ones are also timed to the end of the loop over them: tf.data's then waits for the thread
+by which it tunes itself. All loaders are run in turn, `--rounds` times; the table has medians.
+Processor time is of all threads and workers, so that it tells something when the machine has other
+work too. Peak memory is the process's before the Trainer, libraries included, with that of the
+largest worker for each.
 
 `--memory` instead runs 5 epochs of 24,576 records and prints resident memory after each.
 """
@@ -26,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import input_loaders
 import numpy as np
@@ -87,36 +90,45 @@ def draw(folder: Path) -> None:
                 write_shard(out / f"train{shard:02d}-{a_shard}.tfrec", payloads)
 
 
-def timed(make: Callable[[], Iterator], costs: list[tuple[float, float]]) -> Iterator:
-    """Yield the batches of an epoch, and add its (seconds, seconds of the processor) an image.
+class Cost(NamedTuple):
+    """What an epoch takes, in seconds an image: to its last batch, to its end, of the processor."""
 
-    The time is that of the last batch: the thread by which tf.data tunes itself may then hold up
-    the end for more than a second, half of so short an epoch. Processors are asked at the end,
-    when workers have ended and are counted.
+    last: float
+    end: float
+    processor: float
+
+
+def timed(make: Callable[[], Iterator], costs: list[Cost]) -> Iterator:
+    """Yield the batches of an epoch, and add its cost.
+
+    tf.data's end may come more than a second behind its last batch, half of so short an epoch: the
+    thread that tunes it sleeps for 0.01 s, 0.02 s and so on, twice as long each time, and is waited
+    for. Processors are asked at the end, when workers have ended and are counted.
     """
     start, spent, num_images = time.perf_counter(), _processor(), 0
     for batch in make():
         last = time.perf_counter()
         num_images += len(batch[0])
         yield batch
-    costs.append(((last - start) / num_images, (_processor() - spent) / num_images))
+    took = (last - start, time.perf_counter() - start, _processor() - spent)
+    costs.append(Cost(*(seconds / num_images for seconds in took)))
 
 
-def bare(make: Callable[[], Iterator], num_epochs: int) -> list[tuple[float, float]]:
+def bare(make: Callable[[], Iterator], num_epochs: int) -> list[Cost]:
     """Return what `timed` says of each epoch of a loader."""
-    costs: list[tuple[float, float]] = []
+    costs: list[Cost] = []
     for _ in range(num_epochs):
         for _ in timed(make, costs):
             pass
     return costs
 
 
-def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[tuple[float, float]]:
+def through_trainer(make: Callable[[], Iterator], num_epochs: int) -> list[Cost]:
     """Return what `bare` does, the batches going through a Trainer whose step does nothing."""
     import pytorch_lightning as pl
     import torch
 
-    costs: list[tuple[float, float]] = []
+    costs: list[Cost] = []
 
     class Epochs:
         # A generator: it begins when the first batch is asked for, which is ahead of the epoch's
@@ -197,19 +209,24 @@ def measure_apart(name: str, folder: Path) -> dict:
 def table(results: dict[tuple[int, str], list[dict]]) -> str:
     """Return the table in Markdown: medians over the rounds."""
     lines = [
-        "| loader | JPEG | epoch | images/s | in a Trainer | processor, us an image | in a Trainer "
-        "| peak memory, GB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| loader | JPEG | epoch | images/s | to the loop's end | in a Trainer "
+        "| processor, us an image | in a Trainer | peak memory, GB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (size, name), runs in results.items():
         for number, epoch in enumerate(["first", "later"][: 2 if name in _CACHED else 1]):
             speeds, costs = [], []
             for way in ("bare", "trainer"):
                 epochs = [run[way] for run in runs if way in run]
-                picked = [step for run in epochs for step in (run[1:] if number else run[:1])]
-                medians = np.median(picked, axis=0) if picked else None
-                speeds.append("" if medians is None else f"{1 / medians[0]:,.0f}")
-                costs.append("" if medians is None else f"{1e6 * medians[1]:,.0f}")
+                picked = [cost for run in epochs for cost in (run[1:] if number else run[:1])]
+                if not picked:
+                    speeds.append("")
+                    costs.append("")
+                    continue
+                medians = Cost(*np.median(picked, axis=0))
+                wanted = [medians.last, medians.end] if way == "bare" else [medians.last]
+                speeds += [f"{1 / seconds:,.0f}" for seconds in wanted]
+                costs.append(f"{1e6 * medians.processor:,.0f}")
             peak = f"{np.median([run['peak'] for run in runs]) / 1e9:.1f}"
             cells = [_NAMES[name], str(size), epoch, *speeds, *costs, peak]
             lines.append(f"| {' | '.join(cells)} |")
