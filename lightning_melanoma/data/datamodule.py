@@ -143,10 +143,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
     def images(self, split: SplitName, rows: Sequence[int]) -> NDArray[np.uint8]:
         """Return the images of some rows of a table, (N, image_size, image_size, 3) uint8 RGB."""
-        source = self.loader(split).source
-        size = self.hparams["image_size"]
-        images = [source.images.decode(int(row)) for row in rows]
-        return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+        return self.loader(split).source.images.decode_all(rows)
 
     def sample_batch(self, count: int) -> Batch:
         """Return the first rows of a training epoch, at most `count`, apart from its batches."""
@@ -229,7 +226,7 @@ class MelanomaDataModule(pl.LightningDataModule):
             self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
 
     def _sampling(self) -> Sampling:
-        return Sampling.from_table(
+        return Sampling(
             self.table("train"),
             seed=run_seed(),
             extra_rate=self.hparams["extra_rate"],

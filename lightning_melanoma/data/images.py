@@ -56,6 +56,19 @@ class Images:
             raise self._placed(error, row) from error
         return pixels
 
+    def decode_all(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the images of some rows, (N, image_size, image_size, 3) uint8 RGB.
+
+        Raises:
+            CorruptRecordError: as `decode` does, like the rest.
+            OSError: likewise.
+            ImageError: likewise.
+        """
+        pixels = np.empty((len(rows), self._size, self._size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            pixels[place] = self.decode(int(row))
+        return pixels
+
     def fill(
         self,
         pixels: NDArray[np.uint8],

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from lightning_melanoma.data.order import record_order
 
@@ -33,8 +32,8 @@ class Sampling:
     """Chooses the rows of each epoch.
 
     Args:
-        targets: (N,) in {0, 1}, of the table.
-        is_extra: (N,) bool, of `data.extra_train`.
+        table: of the training split; ``is_extra``, where it has that column, tells the records of
+            `data.extra_train`.
         seed: of the turns.
         extra_rate: share of the epoch's images, ahead of repeats, that are extra, in (0, 1); None
             for each extra record once.
@@ -49,13 +48,13 @@ class Sampling:
 
     def __init__(
         self,
-        targets: NDArray[np.float32],
-        is_extra: NDArray[np.bool_],
+        table: pd.DataFrame,
         *,
         seed: int,
         extra_rate: float | None = None,
         positive_rate: float | None = None,
     ) -> None:
+        targets, is_extra = table["target"].to_numpy(np.float32), _is_extra(table)
         self._seed = seed
         self._own = np.flatnonzero(~is_extra)
         self._extra = [np.flatnonzero(is_extra & (targets == label)) for label in (0, 1)]
@@ -63,30 +62,11 @@ class Sampling:
         self._num_extra = [len(rows) for rows in self._extra]
         if extra_rate is not None:
             self._num_extra = self._share_of_extra(extra_rate)
-        own = np.bincount(targets[self._own].astype(np.int64), minlength=2)
-        benign, melanoma = (int(own[label]) + self._num_extra[label] for label in (0, 1))
+        benign, melanoma = map(sum, zip(class_counts(table), self._num_extra, strict=True))
         self._num_repeats = 0
         if positive_rate is not None:
             self._num_repeats = _repeats(benign, melanoma, positive_rate)
         self.counts = (benign, melanoma + self._num_repeats)
-
-    @classmethod
-    def from_table(
-        cls,
-        table: pd.DataFrame,
-        *,
-        seed: int,
-        extra_rate: float | None = None,
-        positive_rate: float | None = None,
-    ) -> Self:
-        """Return the sampling of a training table's rows; settings and errors as of the class."""
-        return cls(
-            table["target"].to_numpy(np.float32),
-            _is_extra(table),
-            seed=seed,
-            extra_rate=extra_rate,
-            positive_rate=positive_rate,
-        )
 
     def epoch(self, epoch: int) -> EpochRows:
         """Return the rows of an epoch, counted from 0."""

@@ -1,6 +1,5 @@
 """The place of an epoch outlives another number of ranks and threads, and repeated records."""
 
-import numpy as np
 import pytest
 from conftest import write_shards
 from hypothesis import given, settings
@@ -23,10 +22,7 @@ def split(tmp_path_factory):
 
 
 def loaders(split, *, world_size, threads, positive_rate) -> list[MelanomaLoader]:
-    targets = split.table["target"].to_numpy(np.float32)
-    sampling = Sampling(
-        targets, np.zeros(len(targets), np.bool_), seed=5, positive_rate=positive_rate
-    )
+    sampling = Sampling(split.table, seed=5, positive_rate=positive_rate)
     return [
         MelanomaLoader(
             MelanomaDataset(

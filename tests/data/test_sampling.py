@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,10 +9,11 @@ from lightning_melanoma.data.sampling import Sampling
 # 40 records of the training shards, 5 of them melanomas; 20 extra ones, 10 of them melanomas.
 TARGETS = np.array([1] * 5 + [0] * 35 + [1] * 10 + [0] * 10, np.float32)
 IS_EXTRA = np.arange(60) >= 40
+TABLE = pd.DataFrame({"target": TARGETS, "is_extra": IS_EXTRA})
 
 
 def sampling(**rates) -> Sampling:
-    return Sampling(TARGETS, IS_EXTRA, seed=1, **rates)
+    return Sampling(TABLE, seed=1, **rates)
 
 
 def test_without_rates_every_record_comes_once():
@@ -72,4 +74,4 @@ def test_rates_out_of_range_are_errors(rates, message):
 
 def test_a_rate_of_extra_images_needs_some():
     with pytest.raises(ValueError, match=r"found none; name them by data\.extra_train"):
-        Sampling(TARGETS[:40], IS_EXTRA[:40], seed=0, extra_rate=0.5)
+        Sampling(TABLE[:40], seed=0, extra_rate=0.5)
