@@ -33,12 +33,7 @@ from lightning_melanoma.tasks.losses import (
     weighted_bce,
 )
 from lightning_melanoma.tasks.optimizers import Schedule, decayed_groups, scheduled_optimizer
-from lightning_melanoma.tasks.outputs import (
-    Prediction,
-    StepOutputs,
-    TrainingOutputs,
-    step_outputs,
-)
+from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
 from lightning_melanoma.tasks.place import keep_place, take_place
 from lightning_melanoma.tasks.views import Embedding, Views, look
 
@@ -163,7 +158,7 @@ class MelanomaClassifier(JudgedModule):
         images = unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
         num_views = 1 if fitting else self.hparams["tta"]
-        logits = self._look(images, num_views)[0].mean(0)
+        logits = look(self.network, self._normalized(images), num_views)[0].mean(0)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
     #: A labelled test batch is judged as one of validation.
@@ -227,15 +222,15 @@ class MelanomaClassifier(JudgedModule):
             images: (B, 3, S, S) float32 in [0, 1], RGB.
             num_views: 1 to 8; 4 are the mirrored views.
         """
-        logits, features = self._look(images, num_views)
+        # Mirrored behind the normalisation, which treats all pixels alike.
+        logits, features = look(self.network, self._normalized(images), num_views)
         return Views(logits, Embedding(features, pixel_statistics(images)))
 
-    def _look(self, images: Tensor, num_views: int) -> tuple[Tensor, Tensor]:
-        # Mirrored behind the normalisation, which treats all pixels alike.
-        return look(self.network, (images - self._mean) / self._std, num_views)
+    def _normalized(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
 
     def _classify(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self._mean) / self._std)
+        logits: Tensor = self.network(self._normalized(images))
         return logits.float()
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
