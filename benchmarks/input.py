@@ -20,6 +20,7 @@ largest worker for each.
 import argparse
 import itertools
 import json
+import math
 import os
 import resource
 import subprocess
@@ -215,22 +216,22 @@ def table(results: dict[tuple[int, str], list[dict]]) -> str:
     ]
     for (size, name), runs in results.items():
         for number, epoch in enumerate(["first", "later"][: 2 if name in _CACHED else 1]):
-            speeds, costs = [], []
-            for way in ("bare", "trainer"):
-                epochs = [run[way] for run in runs if way in run]
-                picked = [cost for run in epochs for cost in (run[1:] if number else run[:1])]
-                if not picked:
-                    speeds.append("")
-                    costs.append("")
-                    continue
-                medians = Cost(*np.median(picked, axis=0))
-                wanted = [medians.last, medians.end] if way == "bare" else [medians.last]
-                speeds += [f"{1 / seconds:,.0f}" for seconds in wanted]
-                costs.append(f"{1e6 * medians.processor:,.0f}")
+            alone, in_trainer = (_median(runs, way, number) for way in ("bare", "trainer"))
+            speeds = [f"{1 / each:,.0f}" for each in (alone.last, alone.end, in_trainer.last)]
+            costs = [f"{1e6 * each.processor:,.0f}" for each in (alone, in_trainer)]
             peak = f"{np.median([run['peak'] for run in runs]) / 1e9:.1f}"
-            cells = [_NAMES[name], str(size), epoch, *speeds, *costs, peak]
+            # The decoder alone is no loader that a Trainer could take.
+            figures = [figure.replace("nan", "") for figure in (*speeds, *costs)]
+            cells = [_NAMES[name], str(size), epoch, *figures, peak]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _median(runs: list[dict], way: str, number: int) -> Cost:
+    """Return the medians of first epochs (0) or later ones (1), NaN where there are none."""
+    epochs = [run[way] for run in runs if way in run]
+    picked = [cost for run in epochs for cost in (run[1:] if number else run[:1])]
+    return Cost(*np.median(picked, axis=0)) if picked else Cost(math.nan, math.nan, math.nan)
 
 
 def main() -> None:
