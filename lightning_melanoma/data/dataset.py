@@ -173,7 +173,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         """Return the rows whose blocks are to be fetched ahead."""
         if self.images.records.layout is None:
             return np.arange(0)
-        # Not those that fill up the last batch: they are few, and stand at the epoch's start.
+        # Not those that fill up the last batch: they are few, and their blocks were let go, or are
+        # another process's.
         positions = self.positions(steps).ravel()
         rows: NDArray[np.int64] = order.rows[positions[positions < self.num_records]]
         if self.images.cache is not None:

@@ -85,7 +85,7 @@ class BlockReader:
         self._ahead = ReadAhead(fetch, uses[by_use].tolist())
 
     def frame(self, row: int, offset: int, length: int) -> bytes | None:
-        """Return the bytes of a record; None when it was read as often as was said.
+        """Return the bytes of a record; None when it was read as often as was said, or not named.
 
         Args:
             row: of the record in the layout.
@@ -96,7 +96,8 @@ class BlockReader:
             OSError: what reading its block raised.
         """
         block = int(self._layout.numbers[row])
-        data = self._ahead.take(self._pieces[block])
+        piece = self._pieces.get(block)
+        data = None if piece is None else self._ahead.take(piece)
         if data is None:
             return None
         start = offset - int(self._layout.starts[block])

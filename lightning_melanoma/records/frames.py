@@ -54,7 +54,7 @@ class Records:
 
         Args:
             row: of the table.
-            ahead: from `read_ahead`, for rows that were named there.
+            ahead: from `read_ahead`; a row that was not named there is read by itself.
 
         Raises:
             CorruptRecordError: the shard is damaged, or is another than was indexed.

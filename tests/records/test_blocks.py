@@ -62,6 +62,14 @@ def test_each_block_is_read_once_and_gives_every_record(lengths, random):
     assert len(fetched) == len(set(fetched)) == len(layout.shards)
 
 
+def test_a_record_of_a_block_that_was_not_named_is_left_to_be_read_alone():
+    layout = block_layout(*places([[64, 64]]))
+    reader = BlockReader(layout, np.array([1]), lambda shard, offset, length: b"x" * length)
+    assert reader.frame(0, 0, 64) is None
+    assert reader.frame(1, 64, 64) == b"x" * 64
+    reader.close()
+
+
 def test_pieces_are_fetched_ahead_several_at_once_and_no_further():
     together = threading.Barrier(4)
     begun = []
