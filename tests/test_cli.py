@@ -333,9 +333,9 @@ def test_processes_that_freeze_a_backbone_need_to_know(shards, folder):
     assert files(folder / "runs/melanoma/version_0") >= RUN_FILES
 
 
-# `validate` needs no average: the checkpoint's weights are the averaged ones.
+# `validate` and `predict` need no average: the checkpoint's weights are the averaged ones.
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
-def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):
+def test_an_average_of_the_weights_is_validated_and_kept_and_predicts(shards, folder):
     callback = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
     fit(shards, callback, "--trainer.callbacks.decay", "0.5")
     run = folder / "runs/melanoma/version_0"
@@ -351,6 +351,12 @@ def test_an_average_of_the_weights_is_validated_and_kept(shards, folder):
     history = pd.read_csv(run / "metrics.csv")
     best_row = history.loc[history["val_auroc"].idxmax()]
     assert row["val_log_loss"] == pytest.approx(best_row["val_log_loss"], abs=1e-6)
+    main(["predict", "--ckpt_path", best, "--experiment", "later"])
+    at_once, later = (
+        pd.read_csv(folder / f"runs/{name}/version_0/predictions/test.csv")
+        for name in ("melanoma", "later")
+    )
+    pd.testing.assert_frame_equal(at_once, later)
 
 
 def error_of(capsys, *words) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -191,6 +192,10 @@ class MelanomaClassifier(JudgedModule):
         entry = checkpoint.get(CHECKPOINT_KEY)
         self.calibration = None if entry is None else Calibration.from_dict(entry)
         self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
+        if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            # Where averages were kept, `state_dict` has them. Lightning's callback, if it is still
+            # there from a training, would load the weights that they are the averages of instead.
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
         if self._trainer is not None and "loops" in checkpoint:
             take_place(self.trainer, checkpoint)
 
