@@ -228,7 +228,6 @@ class MelanomaDataModule(pl.LightningDataModule):
     def _sampling(self) -> Sampling:
         return Sampling(
             self.table("train"),
-            seed=run_seed(),
             extra_rate=self.hparams["extra_rate"],
             positive_rate=self.hparams["positive_rate"],
         )

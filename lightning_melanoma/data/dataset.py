@@ -118,7 +118,7 @@ class MelanomaDataset(IterableDataset[Batch]):
     def order(self) -> EpochRows:
         """Return the rows of the table, (num_records,) each, in the order of this epoch."""
         if self._sampling:
-            rows, repeats = self._sampling.epoch(self.epoch)
+            rows, repeats = self._sampling.epoch(self.seed, self.epoch)
         else:
             rows, repeats = np.arange(len(self._keys)), np.zeros(len(self._keys), np.int64)
         if not self.shuffle:

@@ -34,7 +34,6 @@ class Sampling:
     Args:
         table: of the training split; ``is_extra``, where it has that column, tells the records of
             `data.extra_train`.
-        seed: of the turns.
         extra_rate: share of the epoch's images, ahead of repeats, that are extra, in (0, 1); None
             for each extra record once.
         positive_rate: share of melanomas in the epoch, in (0, 1); None leaves it as it is.
@@ -50,12 +49,10 @@ class Sampling:
         self,
         table: pd.DataFrame,
         *,
-        seed: int,
         extra_rate: float | None = None,
         positive_rate: float | None = None,
     ) -> None:
         targets, is_extra = table["target"].to_numpy(np.float32), _is_extra(table)
-        self._seed = seed
         self._own = np.flatnonzero(~is_extra)
         self._extra = [np.flatnonzero(is_extra & (targets == label)) for label in (0, 1)]
         self._targets = targets
@@ -68,17 +65,17 @@ class Sampling:
             self._num_repeats = _repeats(benign, melanoma, positive_rate)
         self.counts = (benign, melanoma + self._num_repeats)
 
-    def epoch(self, epoch: int) -> EpochRows:
-        """Return the rows of an epoch, counted from 0."""
+    def epoch(self, seed: int, epoch: int) -> EpochRows:
+        """Return the rows of an epoch, counted from 0, by the seed of the run."""
         extra = [
-            _turn(rows, number, epoch=epoch, seed=self._seed)
+            _turn(rows, number, epoch=epoch, seed=seed)
             for rows, number in zip(self._extra, self._num_extra, strict=True)
         ]
         once = np.concatenate([self._own, *extra])
         melanomas = np.sort(once[self._targets[once] == 1])
         # The turns of an epoch's melanomas begin where those of the last epoch ended, since there
         # are as many in each.
-        repeated = _turn(melanomas, self._num_repeats, epoch=epoch, seed=self._seed)
+        repeated = _turn(melanomas, self._num_repeats, epoch=epoch, seed=seed)
         rows = np.sort(np.concatenate([once, repeated]))
         first = np.searchsorted(rows, rows)
         return EpochRows(rows, np.arange(len(rows)) - first)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.data.draws import run_seed, step_seed
+from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
@@ -136,8 +136,10 @@ class MelanomaClassifier(JudgedModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
-        place = self.current_epoch, batch_idx
-        torch.manual_seed(step_seed(run_seed(), *place, rank=self.global_rank))
+        # Not the process's own: a run that goes on has the seed of the one that was stopped.
+        data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
+        seed = data.loader("train").source.seed
+        torch.manual_seed(step_seed(seed, self.current_epoch, batch_idx, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
         """Return the weighted loss of an augmented batch, the mean of its valid rows, and those."""

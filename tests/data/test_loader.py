@@ -21,12 +21,12 @@ def split(tmp_path_factory):
     return read_split(str(folder), prefix="train", metadata=None, on_corrupt="raise")
 
 
-def loaders(split, *, world_size, threads, positive_rate) -> list[MelanomaLoader]:
-    sampling = Sampling(split.table, seed=5, positive_rate=positive_rate)
+def loaders(split, *, world_size, threads, positive_rate, seed=5) -> list[MelanomaLoader]:
+    sampling = Sampling(split.table, positive_rate=positive_rate)
     return [
         MelanomaLoader(
             MelanomaDataset(
-                split.table, split.shards, image_size=16, batch_size=BATCH_SIZE, seed=5,
+                split.table, split.shards, image_size=16, batch_size=BATCH_SIZE, seed=seed,
                 shuffle=True, rank=rank, world_size=world_size, decode_threads=threads,
                 sampling=sampling,
             )
@@ -67,7 +67,8 @@ def test_the_rest_of_an_epoch_is_seen_once_by_other_ranks(
         iterator.close()
     # Every rank's place is the same, so that any of them may be kept.
     assert all(state == states[0] for state in states)
-    rest = loaders(split, world_size=after, threads=2, **rate)
+    # The seed is that of the place, whatever the new run was given.
+    rest = loaders(split, world_size=after, threads=2, seed=6, **rate)
     for loader in rest:
         loader.load_state_dict(states[0])
     assert records_of(seen) + records_of(zip(*rest, strict=True)) == whole

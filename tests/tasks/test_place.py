@@ -60,7 +60,7 @@ class Stop(pl.Callback):
 
 
 def run(task, shards, folder, *, stop=None, resume=None, every_n_steps=0, threads=2):
-    pl.seed_everything(3)
+    pl.seed_everything(3 if resume is None else 4)
     data = MelanomaDataModule(
         train=str(shards), split="shards", num_folds=4, image_size=32, batch_size=4,
         decode_threads=threads,
