@@ -6,11 +6,12 @@ Kaggle's shards are. Both release the GIL, so threads decode side by side.
 """
 
 import io
+import struct
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: Pixels above which an image is refused unread: the largest ISIC image has 24 million.
 MAX_PIXELS = 100_000_000
@@ -20,6 +21,18 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _MARKER, _APP1 = 0xFF, 0xE1
 # What may stand ahead of Exif's segment: others of applications, comments and fill bytes.
 _AHEAD = frozenset([*range(0xE0, 0xF0), 0xFE, _MARKER])
+
+
+# What turns an image upright, by its Exif orientation (Exif 2.32, table 6).
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -115,7 +128,7 @@ def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             _check_pixels(image.height, image.width)
-            upright = ImageOps.exif_transpose(image)
+            upright = _turned_upright(image)
             if upright.mode.startswith("I"):
                 # 16-bit grey: Pillow's own conversion clips instead of scaling.
                 return np.stack([(np.asarray(upright) >> 8).astype(np.uint8)] * 3, axis=-1)
@@ -134,6 +147,17 @@ def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:
         raise ImageError(
             f"expected a whole JPEG or PNG image, found a damaged one ({error})"
         ) from error
+
+
+def _turned_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (struct.error, SyntaxError, ValueError):
+        # What is behind such Exif is an image like others.
+        orientation = None
+    # Not by Pillow's own function: that writes the rest of Exif anew, and fails where it is odd.
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_pixels(height: int, width: int) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_melanoma.data.decode import ImageError, decode_image, decode_into
@@ -89,6 +91,37 @@ def test_an_exif_rotation_is_undone(orientation):
     exif[0x0112] = orientation
     data = encoded(stored, "JPEG", quality=95, exif=exif)
     assert distance(decode_image(data, 64), PICTURE) < 3
+
+
+# Tags that no camera writes so: text or a negative ratio where a number belongs, and Exif cut off.
+ODD_EXIF = {
+    "text as width": struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0"),
+    "ratio of text": struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0"),
+    "float as width": struct.pack("<HHIf", 0x0100, 11, 1, 64.0),
+    "offset beyond the end": struct.pack("<HHII", 0x011A, 10, 1, 9999),
+}
+
+
+def with_exif(data: bytes, entries: bytes, number: int) -> bytes:
+    body = b"Exif\0\0II*\0" + struct.pack("<IH", 8, number) + entries + bytes(4)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning", "ignore:Truncated File Read")
+@pytest.mark.parametrize("odd", ODD_EXIF.values(), ids=ODD_EXIF)
+def test_an_exif_rotation_is_undone_beside_odd_tags(odd):
+    turn = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    stored = encoded(rgb().transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95)
+    data = with_exif(stored, b"".join(sorted([turn, odd])), 2)
+    assert distance(decode_image(data, 64), PICTURE) < 3
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning", "ignore:Truncated File Read")
+@given(st.binary(min_size=1, max_size=60), st.integers(0, 5))
+def test_any_exif_leaves_the_image_readable_or_is_an_image_error(entries, number):
+    stored = encoded(rgb(), "JPEG", quality=95)
+    pixels = decode_image(with_exif(stored, entries, number), 64)
+    assert pixels.shape == (64, 64, 3)
 
 
 def test_an_image_that_is_not_square_is_squeezed():
