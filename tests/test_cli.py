@@ -14,6 +14,7 @@ from conftest import fields, write_shards
 from PIL import Image
 
 from lightning_melanoma.cli import main
+from lightning_melanoma.data.table import read_split
 from lightning_melanoma.predictions import read_predictions
 from lightning_melanoma.records.example import serialize_example
 from lightning_melanoma.records.tfrecord import write_shard
@@ -494,3 +495,16 @@ def test_convert_writes_shards_that_fit_reads(folder):
     table = pd.read_csv(folder / "runs/melanoma/version_0/predictions/val.csv")
     assert set(table["patient_id"].str[:4]) == {"HAM_"}
     assert os.environ["LIGHTNING_MELANOMA_CACHE"]
+
+
+def test_convert_keeps_ids_and_codes_that_look_like_numbers(folder):
+    (folder / "images").mkdir()
+    names = ["0012", "12", "007", "1e3"]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(folder / "images" / f"{name}.png")
+    pd.DataFrame({"id": names, "diagnosis": [1, 2, 1, 2]}).to_csv("table.csv", index=False)
+    words = ["--columns", "{image_name: id}", "--melanoma", "['1']", "--num_shards", "1"]
+    main(["convert", "--images", "images", "--csv", "table.csv", "--out", "shards", *words])
+    table = read_split("shards", prefix="train", metadata=None, on_corrupt="raise").table
+    targets = dict(zip(table["image_name"], table["target"], strict=True))
+    assert targets == {"0012": 1, "12": 0, "007": 1, "1e3": 0}

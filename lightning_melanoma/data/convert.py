@@ -92,7 +92,9 @@ def convert(
 def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"csv: expected a table, found no file {path}")
-    dtypes = {columns.get("patient_id", "patient_id"): "str"}
+    # As text, ids such as 0012 and codes such as 1 stay as they are.
+    names = ("image_name", "patient_id", "diagnosis")
+    dtypes = {columns.get(name, name): "str" for name in names}
     table = read_csv(path, dtypes, has_missing_words=True)
     missing = [name for name in columns.values() if name not in table]
     if missing:
