@@ -120,4 +120,5 @@ class Selection:
             metadata=self.metadata,
             on_corrupt=self.on_corrupt,
             exclusion=exclusion,
+            must_be_known=setting == "train",
         )

@@ -21,6 +21,9 @@ from lightning_melanoma.records.tfrecord import place_in_words
 #: What to do about a record that cannot be read.
 OnCorrupt = Literal["raise", "skip"]
 
+# The metadata that are numbers; text that says one is taken for it.
+_NUMBERS = ("age_approx", "width", "height")
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +53,7 @@ def read_split(
     metadata: str | None,
     on_corrupt: OnCorrupt,
     exclusion: Exclusion | None = None,
+    must_be_known: bool = False,
 ) -> Split:
     """Return the shards at `paths` and their table.
 
@@ -60,6 +64,7 @@ def read_split(
             records' codes. None: only what the records hold.
         on_corrupt: raise the first damaged record, or leave damaged ones out.
         exclusion: records to leave out; None for none.
+        must_be_known: a `metadata` that knows none of the records is an error, else a warning.
 
     Raises:
         FileNotFoundError: no shard matches, or `metadata` does not exist.
@@ -72,10 +77,14 @@ def read_split(
     if exclusion is not None:
         table = exclusion.drop(table, shards)
     if metadata is not None:
-        table = _join(table, metadata)
+        table = _join(table, metadata, must_be_known=must_be_known)
     if "target" not in table:
         table["target"] = np.nan
-    _check_targets(table, shards)
+    numbers = _numbers(table, "target", shards, "0 or 1")
+    table["target"] = numbers.astype(float)
+    for name in _NUMBERS:
+        if name in table:
+            table[name] = _numbers(table, name, shards, "a number")
     add_patients(table, shards)
     table["fold"] = -1
     names = ["image_name", "patient_id", "patient", "target", "fold"]
@@ -116,9 +125,9 @@ def require_targets(split: Split, what: str) -> None:
         )
 
 
-def _join(table: pd.DataFrame, path: str) -> pd.DataFrame:
+def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFrame:
     # As text, ids such as 0012 stay as they are.
-    dtypes = {"image_name": "str", "patient_id": "str"}
+    dtypes = {"image_name": "str", "patient_id": "str", "source": "str"}
     named = read_csv(path, dtypes, has_missing_words=True)
     if "image_name" not in named:
         raise ValueError(
@@ -132,7 +141,7 @@ def _join(table: pd.DataFrame, path: str) -> pd.DataFrame:
             f"{named['image_name'][twice].iloc[0]} again; remove the second row"
         )
     known = table["image_name"].isin(named["image_name"])
-    if not known.any():
+    if must_be_known and not known.any():
         raise ValueError(
             f"data.metadata {path}: expected the records' image_name, such as "
             f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
@@ -141,23 +150,31 @@ def _join(table: pd.DataFrame, path: str) -> pd.DataFrame:
         _log.warning(
             "data.metadata %s: no row for %d of %d records", path, (~known).sum(), len(known)
         )
+    if not known.any():
+        # Kaggle's train.csv, say, beside test shards, which keep what they tell of themselves.
+        return table
     wanted = ["patient_id", *METADATA] + ([] if "target" in table else ["target"])
     columns = [name for name in wanted if name in named]
     rest = table.drop(columns=[name for name in columns if name in table])
     return rest.merge(named[["image_name", *columns]], on="image_name", how="left")
 
 
-def _check_targets(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
-    numbers = pd.to_numeric(table["target"], errors="coerce")
-    wrong = ~(numbers.isin([0, 1]) | table["target"].isna())
+def _numbers(
+    table: pd.DataFrame, name: str, shards: Sequence[Shard], expected: str
+) -> "pd.Series[float]":
+    """Return a column as numbers, NaN where it is missing or an empty text."""
+    found = table[name].mask(table[name] == "")
+    numbers = pd.to_numeric(found, errors="coerce")
+    is_right = numbers.isin([0, 1]) if name == "target" else numbers.notna()
+    wrong = found.notna() & ~is_right
     if wrong.any():
         row = table[wrong].iloc[0]
         where = place_in_words(shards[row["shard"]].url, row["record"], row["offset"])
         raise ValueError(
-            f"{where} ({row['image_name']}): expected target 0 or 1, found {row['target']}; "
-            "correct the shard, or leave the record out"
+            f"{where} ({row['image_name']}): expected {name} {expected}, found {row[name]}; "
+            "correct the shard or the data.metadata CSV, or leave the record out"
         )
-    table["target"] = numbers.astype(float)
+    return numbers
 
 
 def _sources(table: pd.DataFrame, shards: Sequence[Shard]) -> "pd.Series[str]":

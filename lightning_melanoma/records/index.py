@@ -51,7 +51,7 @@ class Index(NamedTuple):
             its frame, in bytes of the unpacked shard), ``image_offset`` and ``image_length`` (of
             its encoded image, likewise), ``image_name`` and every further field of the records but
             ``image`` and those named as one of these six, as found; a field that a record has not
-            is missing (NaN or None).
+            is missing (NaN), and its column then holds Python's own objects.
         faults: the damaged records, which the table leaves out.
     """
 
@@ -77,7 +77,14 @@ def index_shards(shards: Sequence[Shard]) -> Index:
         rows.extend({"shard": number, **row} for row in index[0])
         faults.extend(CorruptRecordError(*fault) for fault in index[1])
         _compare_with_name(shards[number], len(index[0]) + len(index[1]))
-    return Index(pd.DataFrame(rows), faults)
+    return Index(_table(rows), faults)
+
+
+def _table(rows: list[_Row]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, dtype=object)
+    # Beside a missing value whole numbers would become floats: patient 5 would be patient 5.0.
+    complete = table.columns[table.notna().all()]
+    return table.astype({name: table[name].infer_objects().dtype for name in complete})
 
 
 # The rows of a shard, and its faults as the arguments of CorruptRecordError.

@@ -107,6 +107,19 @@ def test_metadata_gives_names_and_the_patient(shards, tmp_path):
     assert table["patient"].str.fullmatch(r"shards/IP_000000\d").all()
 
 
+def test_metadata_of_the_training_images_leaves_others_as_they_are(shards, tmp_path, caplog):
+    csv = tmp_path / "train.csv"
+    names = [f"ISIC_{n:07d}" for n in range(32)]
+    pd.DataFrame({"image_name": names, "sex": "male"}).to_csv(csv, index=False)
+    write_shards(tmp_path, num_shards=2, num_records=4, start=900, prefix="extra")
+    data = datamodule(shards, metadata=str(csv), extra_train=str(tmp_path / "extra*"))
+    table = data.table("train")
+    assert set(table["sex"][~table["is_extra"]]) == {"male"}
+    assert set(table["sex"][table["is_extra"]]) == {0, 1}
+    assert set(data.table("test")["sex"]) == {0, 1}
+    assert "no row for 8 of 8 records" in caplog.text
+
+
 def test_metadata_without_the_id_column_is_an_error(shards, tmp_path):
     csv = tmp_path / "train.csv"
     csv.write_text("image,sex\nISIC_0000000,male\n")
@@ -119,6 +132,25 @@ def test_metadata_of_other_images_is_an_error(shards, tmp_path):
     csv.write_text("image_name,sex\nother,male\n")
     with pytest.raises(ValueError, match=r"such as ISIC_0000000, found none of them"):
         datamodule(shards, metadata=str(csv)).table("train")
+
+
+def test_whole_numbers_stay_what_they_are_beside_records_that_lack_them(tmp_path):
+    write_shards(tmp_path / "a", num_shards=2, num_records=4, patient_id=7, start=100)
+    write_shards(tmp_path / "b", num_shards=1, num_records=4, patient_id=None, source="a")
+    write_shards(tmp_path / "c", num_shards=1, num_records=4, patient_id=7, start=50, source="a")
+    data = datamodule(str(tmp_path / "a"), val=[str(tmp_path / "b"), str(tmp_path / "c")])
+    with pytest.raises(ValueError, match="found 1: a/7"):
+        data.table("train")
+
+
+def test_metadata_stored_as_text_are_numbers(tmp_path):
+    write_shards(tmp_path / "a", num_shards=4, num_records=4, age_approx="55", width="")
+    data = datamodule(tmp_path / "a", split="shards", num_folds=4)
+    assert set(data.table("val")["age_approx"]) == {55}
+    assert data.table("val")["width"].isna().all()
+    write_shards(tmp_path / "b", num_shards=4, num_records=4, age_approx="85+")
+    with pytest.raises(ValueError, match=r"record 0 .*expected age_approx a number, found 85\+"):
+        datamodule(tmp_path / "b", split="shards", num_folds=4).table("train")
 
 
 def test_a_target_other_than_0_or_1_is_an_error(tmp_path):
