@@ -152,6 +152,10 @@ class MelanomaCLI(LightningCLI):
             _remove_if_empty(getattr(self.trainer.logger, "log_dir", None))
             raise
 
+    def before_fit(self) -> None:
+        """Have the test shards looked at before hours of training, not after them."""
+        self.datamodule.predicts_after_fit = self.config[self.subcommand].predict_after_fit
+
     def after_fit(self) -> None:
         """Calibrate the best checkpoint, and predict from it."""
         trainer: Any = self.trainer

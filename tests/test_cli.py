@@ -229,6 +229,25 @@ def test_a_submission_takes_the_order_of_a_sample(shards, folder):
     assert list(submission["image_name"]) == names
 
 
+def test_a_csv_of_the_training_images_lets_the_test_images_be_predicted(shards, folder):
+    names = [f"ISIC_{n:07d}" for n in range(32)]
+    patients = [f"IP_{n // 4}" for n in range(32)]
+    pd.DataFrame({"image_name": names, "patient_id": patients}).to_csv("train.csv", index=False)
+    fit(shards, "--data.metadata", "train.csv", epochs=1)
+    assert files(folder / "runs/melanoma/version_0") == RUN_FILES
+
+
+def test_what_is_wrong_with_test_data_is_said_before_the_training(shards, folder, capsys):
+    pd.DataFrame({"image_name": ["other"], "target": 0}).to_csv("sample.csv", index=False)
+    words = ["--data.train", str(shards), *SMALL, "--data.test"]
+    sample = ["--submission.sample", "sample.csv"]
+    line = error_of(capsys, "fit", *words, str(shards), *sample)
+    assert "expected the ids of sample.csv, found 1 missing" in line
+    assert "nowhere: expected a shard" in error_of(capsys, "fit", *words, "nowhere")
+    assert not list(folder.rglob("version_*"))
+    main(["fit", *words, "nowhere", "--predict_after_fit", "false", "--trainer.max_epochs", "1"])
+
+
 def test_a_run_that_could_not_begin_leaves_no_folder(shards, folder, capsys):
     words = ["--data.train", "nofile", *SMALL]
     assert "expected a shard" in error_of(capsys, "fit", *words)

@@ -72,6 +72,16 @@ class SubmissionWriter(pl.Callback):
         """
         self._to_calibrate = ckpt_path
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the sample with the test records that are to be predicted later.
+
+        Raises:
+            ValueError: it has no `image_name` column, an id twice, or other ids.
+        """
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # ours
+        if self.sample is not None and datamodule.predicts_after_fit and datamodule.has_test():
+            in_sample_order(datamodule.table("test"), self.sample)
+
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the outputs of an earlier prediction."""
         self._steps = defaultdict(list)

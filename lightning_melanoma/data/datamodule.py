@@ -106,6 +106,8 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
         #: The splits that `predict` runs over, in this order.
         self.predict_splits: Sequence[SplitName] = ("test",)
+        #: Test shards are predicted when `fit` has ended: it reads their table at its start, too.
+        self.predicts_after_fit = False
         self._splits: dict[str, Split] = {}
         self._loaders: dict[str, MelanomaLoader] = {}
         self._skipped = SkippedRecords()
@@ -221,7 +223,11 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
         if wants_training and "train" not in self._splits:
             self._setup_training()
-        wants_test = stage == "test" or (stage == "predict" and "test" in self.predict_splits)
+        wants_test = (
+            stage == "test"
+            or (stage == "predict" and "test" in self.predict_splits)
+            or (stage == "fit" and self.predicts_after_fit and self.has_test())
+        )
         if wants_test and "test" not in self._splits:
             self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
 
