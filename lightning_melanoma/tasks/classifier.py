@@ -35,7 +35,7 @@ from lightning_melanoma.tasks.losses import (
 )
 from lightning_melanoma.tasks.optimizers import Schedule, decayed_groups, scheduled_optimizer
 from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
-from lightning_melanoma.tasks.place import keep_place, take_place
+from lightning_melanoma.tasks.place import GRADIENTS, keep_place, take_place
 from lightning_melanoma.tasks.views import Embedding, Views, look
 
 
@@ -91,6 +91,7 @@ class MelanomaClassifier(JudgedModule):
         check_loss_settings(label_smoothing, focal_gamma, class_weights)
         self.augment = BatchAugment(augment, augment_changes)
         self.calibration: Calibration | None = None
+        self._gradients: dict[str, Tensor] = {}
 
     def register_normalization(self) -> None:
         """Take mean and std from the network; subclasses call it once they have built that."""
@@ -133,6 +134,13 @@ class MelanomaClassifier(JudgedModule):
     def on_fit_start(self) -> None:
         """Forget the calibration of the weights that are about to change."""
         self.calibration = None
+
+    def on_train_start(self) -> None:
+        """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
+        for name, gradient in self._gradients.items():
+            parameter = self.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+        self._gradients = {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
@@ -193,6 +201,7 @@ class MelanomaClassifier(JudgedModule):
             )
         entry = checkpoint.get(CHECKPOINT_KEY)
         self.calibration = None if entry is None else Calibration.from_dict(entry)
+        self._gradients = checkpoint.get(GRADIENTS, {})
         self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
         if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             # Where averages were kept, `state_dict` has them. Lightning's callback, if it is still

@@ -68,6 +68,7 @@ class FinetuneClassifier(MelanomaClassifier):
 
     def on_train_start(self) -> None:
         """Freeze or not, as the epoch wants, when a run goes on in the middle of it."""
+        super().on_train_start()
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:

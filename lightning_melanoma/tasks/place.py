@@ -1,8 +1,10 @@
 """The exact place of a training in its checkpoint: what Lightning's loops alone do not keep.
 
-Three things are mended here, in Lightning 2.6. A batch counts as handed over although its step
-failed. A training that ended within a validation goes on behind it. And the loaders' state is not
-restored once `Trainer.estimated_stepping_batches` has been asked for, nor at the end of an epoch.
+These things are mended here, in Lightning 2.6. A batch counts as handed over although its step
+failed. An epoch that `limit_train_batches` ended is taken for one under way. A training that ended
+within a validation goes on behind it. Gradients that are being accumulated are lost. And the
+loaders' state is not restored once `Trainer.estimated_stepping_batches` has been asked for, nor at
+the end of an epoch.
 """
 
 from typing import Any
@@ -12,6 +14,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 
+#: Where a checkpoint keeps gradients that are being accumulated, (parameter's shape) by its name.
+GRADIENTS = "accumulated_gradients"
 _NONE = {"ready": 0, "started": 0, "processed": 0, "completed": 0}
 
 
@@ -25,12 +29,21 @@ def keep_place(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     loops = checkpoint["loops"]["fit_loop"]
     batches = loops["epoch_loop.batch_progress"]["current"]
     num_untaken = batches["ready"] - batches["processed"]
-    # A batch whose step was not taken comes again. What a loader gave is left as it is: it may be
-    # the loader's own.
+    is_over = batches["processed"] >= trainer.num_training_batches
+
+    def corrected(state: dict[str, Any]) -> dict[str, Any]:
+        # A batch whose step was not taken comes again, those that the limit left out never come.
+        whole = -(-state["num_records"] // state["batch_size"])
+        return {**state, "delivered": whole if is_over else state["delivered"] - num_untaken}
+
+    # What a loader gave is left as it is: it may be the loader's own.
     loops["state_dict"]["combined_loader"] = [
-        {**state, "delivered": state["delivered"] - num_untaken} if _is_ours(state) else state
-        for state in _loader_states(checkpoint)
+        corrected(state) if _is_ours(state) else state for state in _loader_states(checkpoint)
     ]
+    if batches["processed"] % trainer.accumulate_grad_batches and not is_over:
+        parameters = trainer.lightning_module.named_parameters()
+        gradients = {name: each.grad for name, each in parameters if each.grad is not None}
+        checkpoint[GRADIENTS] = gradients
     if trainer.validating:
         # Lightning's own sign of a validation that broke off: it is then run anew.
         loops["epoch_loop.val_loop.batch_progress"] = {

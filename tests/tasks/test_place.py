@@ -59,7 +59,7 @@ class Stop(pl.Callback):
             raise RuntimeError("power cut")
 
 
-def run(task, shards, folder, *, stop=None, resume=None, every_n_steps=0, threads=2):
+def run(task, shards, folder, *, stop=None, resume=None, every_n_steps=0, threads=2, **settings):
     pl.seed_everything(3 if resume is None else 4)
     data = MelanomaDataModule(
         train=str(shards), split="shards", num_folds=4, image_size=32, batch_size=4,
@@ -74,6 +74,7 @@ def run(task, shards, folder, *, stop=None, resume=None, every_n_steps=0, thread
         callbacks=[*callbacks, *([stop] if stop else [])],
         enable_progress_bar=False,
         enable_model_summary=False,
+        **settings,
     )
     model = task()
     try:
@@ -130,6 +131,22 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     last = folder / "checkpoints/last.ckpt"
     resumed = run(task, place_shards, folder / "on", resume=last, threads=threads)
     assert_same(resumed, whole[task])
+
+
+# Within a step's batches and behind it; before and at the end of an epoch.
+@pytest.mark.parametrize(
+    ("task", "settings", "at"),
+    [
+        (finetune, {"accumulate_grad_batches": 4}, (1, 4)),
+        *((scratch, {"accumulate_grad_batches": 4}, at) for at in [(0, 3), (0, 4), (1, 1), (1, 4)]),
+        *((scratch, {"limit_train_batches": 4}, at) for at in [(0, 2), (0, 3), (1, 0)]),
+    ],
+)
+def test_a_run_of_other_steps_goes_on_as_well(task, settings, at, place_shards, tmp_path):
+    entire = run(task, place_shards, tmp_path / "whole", **settings)
+    run(task, place_shards, tmp_path, stop=Stop("train", *at), **settings)
+    last = tmp_path / "checkpoints/last.ckpt"
+    assert_same(run(task, place_shards, tmp_path / "on", resume=last, **settings), entire)
 
 
 def test_every_n_steps_a_checkpoint_is_kept(whole, place_shards, tmp_path):
