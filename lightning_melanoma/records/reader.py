@@ -1,6 +1,6 @@
 """Byte ranges of shards, wherever they are. The only module that opens shards.
 
-A gzip shard is known by its first two bytes, not by its name; it is unpacked once into an unnamed
+A gzip shard is known by its first bytes, not by its name; it is unpacked once into an unnamed
 temporary file, since records are read at random. A shard that is not what it was when it was found
 is never read on: its records would not be those of its index.
 """
@@ -19,7 +19,7 @@ from lightning_melanoma.records import remote
 from lightning_melanoma.records.access import UnreachableError, is_local
 from lightning_melanoma.records.readahead import open_stream
 from lightning_melanoma.records.storage import Shard
-from lightning_melanoma.records.tfrecord import CorruptRecordError
+from lightning_melanoma.records.tfrecord import HEADER_SIZE, CorruptRecordError, is_header
 
 _GZIP_MAGIC = b"\x1f\x8b"
 # Bytes that are unpacked at a time.
@@ -52,9 +52,9 @@ class ShardReader:
         self._next_look = 0.0
         file = _open_here(shard)
         if file is None:
-            if self._fetch(0, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+            if _is_gzip(self._fetch(0, HEADER_SIZE)):
                 self._file = _unpacked(open_stream(self._fetch, shard.size), shard)
-        elif os.pread(file.fileno(), len(_GZIP_MAGIC), 0) == _GZIP_MAGIC:
+        elif _is_gzip(os.pread(file.fileno(), HEADER_SIZE, 0)):
             self._file = _unpacked(file, shard)
         else:
             self._file, self._mark = file, _mark(file)
@@ -134,6 +134,11 @@ def _open_here(shard: Shard) -> IO[bytes] | None:
             file.close()
             raise _changed(shard)
     return file
+
+
+def _is_gzip(start: bytes) -> bool:
+    # The length of a first record may begin with the same two bytes.
+    return start.startswith(_GZIP_MAGIC) and not is_header(start)
 
 
 def _differs(shard: Shard, size: int, version: str) -> bool:

@@ -27,6 +27,7 @@ from lightning_melanoma.data.synthetic import synthesize
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records import blocks, readahead, remote
 from lightning_melanoma.records.reader import ChangedShardError
+from lightning_melanoma.records.tfrecord import HEADER_SIZE
 
 
 def read(paths):
@@ -91,8 +92,8 @@ def test_records_from_windows_come_once_as_from_the_disk_and_every_byte_too(
     theirs, ours = list(loader(local)), list(loader(far))
     assert [batch.rows.tolist() for batch in ours] != [batch.rows.tolist() for batch in theirs]
     assert_same_records(records(ours), records(theirs))
-    # Two bytes more tell whether a shard is packed by gzip.
-    expected = {shard.name: shard.size + 2 for shard in far.shards}
+    # The bytes of a header more tell whether a shard is packed by gzip.
+    expected = {shard.name: shard.size + HEADER_SIZE for shard in far.shards}
     assert service.bytes_sent == expected
 
 
@@ -210,7 +211,8 @@ def test_one_process_indexes_a_bucket_in_one_pass_for_all(service, shards):
     for thread in threads:
         thread.join()
     pd.testing.assert_frame_equal(tables[0], tables[1])
-    assert service.bytes_sent == {f"train0{n}-8.tfrec": size_of(shards, n) + 2 for n in range(4)}
+    expected = {f"train0{n}-8.tfrec": size_of(shards, n) + HEADER_SIZE for n in range(4)}
+    assert service.bytes_sent == expected
 
 
 def test_a_bucket_is_audited_as_a_disk_is(service, shards, caplog):

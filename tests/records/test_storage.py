@@ -6,11 +6,19 @@ from conftest import write_shards
 
 from lightning_melanoma.records.reader import ShardReader
 from lightning_melanoma.records.storage import find_shards
-from lightning_melanoma.records.tfrecord import CorruptRecordError
+from lightning_melanoma.records.tfrecord import CorruptRecordError, read_records, write_shard
 
 
 def names(found):
     return [shard.name for shard in found]
+
+
+def read_all(shard):
+    reader = ShardReader(shard)
+    with reader.stream() as stream:
+        payloads = [record.payload for record in read_records(stream, shard.name)]
+    reader.close()
+    return payloads
 
 
 def test_shards_are_found_by_path_glob_folder_and_list(shards):
@@ -81,6 +89,30 @@ def test_an_empty_shard_is_an_error_that_names_it(tmp_path):
 def test_an_unknown_scheme_is_an_error():
     with pytest.raises(ValueError, match="another scheme that fsspec knows, found nosuch://"):
         find_shards("nosuch://bucket/train*")
+
+
+# Lengths whose lowest two bytes are those that gzip files begin with.
+@pytest.mark.parametrize("length", [35_615, 35_615 + 65_536])
+@pytest.mark.parametrize("url", ["{folder}/shard.tfrec", "memory://magic/shard.tfrec"])
+def test_a_first_record_as_long_as_the_magic_of_gzip_is_no_gzip(tmp_path, url, length):
+    path = tmp_path / "shard.tfrec"
+    write_shard(path, [bytes(length), b"second"])
+    assert path.read_bytes().startswith(b"\x1f\x8b")
+    fsspec.filesystem("memory").pipe("/magic/shard.tfrec", path.read_bytes())
+    (shard,) = find_shards(url.format(folder=tmp_path))
+    assert read_all(shard) == [bytes(length), b"second"]
+
+
+@pytest.mark.parametrize("url", ["{folder}/shard.tfrec", "memory://short/shard.tfrec"])
+def test_a_shard_that_is_shorter_than_a_header_is_told_as_what_it_is(tmp_path, url):
+    memory = fsspec.filesystem("memory")
+    for content in (b"\x1f", b"\x1f\x8b", b"\x1f\x8b" + bytes(9)):
+        (tmp_path / "shard.tfrec").write_bytes(content)
+        memory.pipe("/short/shard.tfrec", content)
+        (shard,) = find_shards(url.format(folder=tmp_path))
+        expected = "truncated" if len(content) == 1 else "expected a whole gzip file"
+        with pytest.raises(CorruptRecordError, match=expected):
+            read_all(shard)
 
 
 def test_a_truncated_gzip_shard_is_an_error(shards):
