@@ -1,8 +1,9 @@
 """The index of shards: where each record lies and all its fields but the image.
 
 A shard's index is built by one pass over its bytes, all checksums checked, and kept in the user's
-cache as JSON; it is built anew when the shard's size or version mark changes. A damaged record is a
-fault in the index, not an error: the caller decides whether it may be passed over.
+cache as JSON; it is built anew when the shard's size or version mark changes. That of a shard
+without a version mark is not kept: nothing would tell that the content has changed. A damaged
+record is a fault in the index, not an error: the caller decides whether it may be passed over.
 """
 
 import hashlib
@@ -192,6 +193,8 @@ def _key(shard: Shard) -> list[int | str]:
 
 
 def _cached(shard: Shard) -> _ShardIndex | None:
+    if not shard.version:
+        return None
     try:
         stored = json.loads(_cache_file(shard).read_text())
         if stored["key"] != _key(shard):
@@ -205,6 +208,8 @@ def _cached(shard: Shard) -> _ShardIndex | None:
 
 
 def _store(shard: Shard, index: _ShardIndex) -> None:
+    if not shard.version:
+        return
     try:
         with atomic_file(_cache_file(shard)) as stream:
             stream.write(

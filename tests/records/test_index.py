@@ -1,3 +1,4 @@
+import json
 import logging
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from lightning_melanoma.records import index
 from lightning_melanoma.records.example import parse_example, serialize_example
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.reader import ShardReader
-from lightning_melanoma.records.storage import find_shards
+from lightning_melanoma.records.storage import Shard, find_shards
 from lightning_melanoma.records.tfrecord import read_records, unframe, write_shard
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,6 +69,25 @@ def test_an_index_is_built_once_and_again_when_the_shard_changes(shards, monkeyp
     table, _ = index.index_shards(find_shards(str(shards), prefix="train"))
     assert built[4:] == ["train00-8.tfrec"]
     assert table["image_name"][0] == "ISIC_0000500"
+
+
+def test_an_index_of_a_shard_that_tells_no_version_is_never_taken_again(tmp_path):
+    path = tmp_path / "train00-1.tfrec"
+    for target in (0, 1):
+        write_shard(path, [serialize_example(fields(0, target=target))])
+        shard = Shard(str(path), path.stat().st_size, "")
+        assert index.index_shards([shard]).table["target"].tolist() == [target]
+        assert not index._cache_file(shard).exists()
+
+
+def test_an_index_that_an_earlier_version_kept_of_such_a_shard_is_not_taken(tmp_path):
+    path = tmp_path / "train00-1.tfrec"
+    write_shard(path, [serialize_example(fields(0, target=1))])
+    shard = Shard(str(path), path.stat().st_size, "")
+    kept = {"key": index._key(shard), "rows": [], "faults": []}
+    index._cache_file(shard).parent.mkdir(parents=True, exist_ok=True)
+    index._cache_file(shard).write_text(json.dumps(kept))
+    assert index.index_shards([shard]).table["target"].tolist() == [1]
 
 
 def test_a_damaged_cache_file_is_built_anew(shards):
