@@ -109,19 +109,11 @@ class ShardReader:
         except UnreachableError:
             raise
         except OSError:
-            self._check_object()
+            _check_object(shard)
             raise
         # Asked behind the bytes: had it changed before or amid them, it is seen here.
-        self._check_object()
+        _check_object(shard)
         return data
-
-    def _check_object(self) -> None:
-        try:
-            found = remote.describe(self._shard.url)
-        except FileNotFoundError as error:
-            raise _changed(self._shard) from error
-        if _differs(self._shard, found.size, found.version):
-            raise _changed(self._shard)
 
 
 def _open_here(shard: Shard) -> IO[bytes] | None:
@@ -130,10 +122,26 @@ def _open_here(shard: Shard) -> IO[bytes] | None:
     file = Path(shard.url).open("rb") if local else remote.open_copy(shard.url)  # noqa: SIM115 - the reader's
     if file is not None:
         size, modified = _mark(file)
-        if _differs(shard, size, str(modified) if local else shard.version):
+        try:
+            if _differs(shard, size, str(modified) if local else shard.version):
+                raise _changed(shard)
+            if not local:
+                # A copy has no version of its own. Asked behind it: had the object changed before
+                # or amid the copying, it is seen here.
+                _check_object(shard)
+        except OSError:
             file.close()
-            raise _changed(shard)
+            raise
     return file
+
+
+def _check_object(shard: Shard) -> None:
+    try:
+        found = remote.describe(shard.url)
+    except FileNotFoundError as error:
+        raise _changed(shard) from error
+    if _differs(shard, found.size, found.version):
+        raise _changed(shard)
 
 
 def _is_gzip(start: bytes) -> bool:

@@ -177,10 +177,44 @@ def test_a_local_copy_is_made_once_and_read(service):
     shard = find_shards("simplecache::gs://bucket/data")[0]
     assert shard.url == "simplecache::gs://bucket/data/shard.tfrec"
     assert read_all(shard) == CONTENT
-    asked = service.requests.total()
+    asked = service.requests["content"]
     reader = ShardReader(shard)
     assert reader.read(1000, 50) == CONTENT[1000:1050]
-    assert service.requests.total() == asked
+    assert service.requests["content"] == asked
+
+
+@pytest.mark.parametrize("scheme", ["gs", "memory"])
+@pytest.mark.parametrize("change", [CONTENT[::-1], CONTENT[:-1]])
+def test_a_shard_that_changes_ahead_of_its_copy_is_stopped_with_its_name(service, scheme, change):
+    memory = fsspec.filesystem("memory")
+    # A copy stays as long as the process: each case has a name of its own.
+    name = f"{len(change)}.tfrec"
+    url = f"simplecache::{scheme}://bucket/ahead/{name}"
+    memory.pipe(f"/bucket/ahead/{name}", CONTENT)
+    service.put(f"ahead/{name}", CONTENT)
+    (shard,) = find_shards(url)
+    assert remote.describe(url) == (url, len(CONTENT), shard.version, False)
+    assert shard.version == remote.describe(url.removeprefix("simplecache::")).version != ""
+    memory.pipe(f"/bucket/ahead/{name}", change)
+    service.put(f"ahead/{name}", change)
+    with pytest.raises(ChangedShardError, match=rf"shard {url}: .* found it changed since"):
+        ShardReader(shard)
+
+
+def test_a_shard_that_goes_while_it_is_copied_is_stopped_with_its_name(monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/going/shard.tfrec", CONTENT)
+    (shard,) = find_shards("simplecache::memory://bucket/going/shard.tfrec")
+    open_copy = remote.open_copy
+
+    def copy_and_remove(url):
+        copy = open_copy(url)
+        memory.rm("/bucket/going/shard.tfrec")
+        return copy
+
+    monkeypatch.setattr(remote, "open_copy", copy_and_remove)
+    with pytest.raises(ChangedShardError, match="found it changed since"):
+        ShardReader(shard)
 
 
 def test_a_shard_on_a_web_server_is_read(service):
