@@ -176,20 +176,25 @@ def _open_file(folder: Path, shard: Shard, image_size: int) -> int:
 def _create(path: Path, key: bytes, *, is_new: bool) -> None:
     # Written aside: the file appears with its key. Whoever holds the one before goes on with that.
     aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    aside.write_bytes(key)
     try:
+        aside.write_bytes(key)
         if is_new:
-            os.link(aside, path)
+            _link(aside, path)
         else:
             aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _link(aside: Path, path: Path) -> None:
+    try:
+        os.link(aside, path)
     except FileExistsError:
         # Another process was faster.
         pass
     except OSError:
         # A file system without hard links: of two processes the later one wins.
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _key(shard: Shard, image_size: int) -> bytes:

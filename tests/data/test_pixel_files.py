@@ -1,7 +1,9 @@
+import errno
 import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +134,28 @@ def test_a_file_that_cannot_be_opened_keeps_nothing_and_says_so_once(tmp_path, c
     cache.write(0, pixels(0))
     assert kept(cache) == []
     assert caplog.text.count("cannot be used (Is a directory)") == 1
+
+
+def test_a_disk_too_full_for_a_new_file_is_left_as_it_was_and_said_once(
+    tmp_path, monkeypatch, caplog
+):
+    # Of one shard pixels are kept, from an earlier run.
+    files(tmp_path).write(1, pixels(1))
+    before = list(tmp_path.iterdir())
+    three = [*SHARDS, Shard("/data/train02.tfrec", 1000, "3")]
+    cache = files(tmp_path, three, np.array([[0, 0], [1, 5], [2, 0]]))
+
+    def write_in_part(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_in_part)
+    for row in (0, 2):
+        cache.write(row, pixels(row))
+    # What was kept is read on.
+    assert kept(cache, 3) == [1]
+    assert list(tmp_path.iterdir()) == before
+    assert caplog.text.count("cannot be used (No space left on device)") == 1
 
 
 NUM_MANY = 400
