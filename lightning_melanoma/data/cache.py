@@ -25,6 +25,8 @@ CacheKind = Literal["none", "ram", "disk"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+# Where a container finds what it may use, and uses.
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class PixelCache(Protocol):
@@ -201,8 +203,11 @@ def _available_memory() -> int | None:
     available = int(fields["MemAvailable"].split()[0]) * 1024
     try:
         # The limit of a container.
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        sizes = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     except OSError:
         return available
-    return min(available, int(limit) - int(used)) if limit.isdigit() else available
+    # Files that were read count as used, though the kernel gives their memory back when asked.
+    used -= int(sizes["inactive_file"]) + int(sizes["active_file"])
+    return min(available, int(limit) - used) if limit.isdigit() else available

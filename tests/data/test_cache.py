@@ -10,6 +10,7 @@ from conftest import jpeg, write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_melanoma.data import cache as cache_module
 from lightning_melanoma.data.cache import CacheSettings, MemoryCache, parse_size
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
@@ -169,6 +170,30 @@ def test_a_cache_that_is_too_small_is_refused_in_one_line(shards):
 def test_more_than_the_memory_of_the_machine_is_refused(shards):
     with pytest.raises(ValueError, match=r"data.cache ram: expected memory for .* available"):
         datamodule(shards, cache="ram", image_size=200_000).setup("fit")
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """A container that may use 100,000 bytes: of 99,000 used, 90,000 are files that were read."""
+    (tmp_path / "memory.max").write_text("100000\n")
+    (tmp_path / "memory.current").write_text("99000\n")
+    (tmp_path / "memory.stat").write_text(
+        "anon 9000\nfile 90000\ninactive_file 40000\nactive_file 50000\n"
+    )
+    monkeypatch.setattr(cache_module, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_files_that_were_read_take_no_memory_from_the_cache_in_a_container(container):
+    ram = CacheSettings("ram", None, None)
+    ram.check(29, 32)
+    with pytest.raises(ValueError, match=r"memory for 92,160 bytes .*, found 91,000 available"):
+        ram.check(30, 32)
+
+
+def test_a_container_without_a_limit_has_the_memory_of_the_machine(container):
+    (container / "memory.max").write_text("max\n")
+    CacheSettings("ram", None, None).check(30, 32)
 
 
 def test_more_than_the_room_on_the_disk_is_refused(shards, tmp_path):
