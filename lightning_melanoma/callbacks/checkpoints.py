@@ -33,18 +33,26 @@ class BestCheckpoint(ModelCheckpoint):
             # At the end of the whole epoch, when its row of metrics is complete.
             save_on_train_epoch_end=True,
         )
+        self._goes_on = self._is_first_process = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember whether a run may go on, ahead of `load_state_dict`, which is not told."""
+        super().setup(trainer, pl_module, stage)
+        self._goes_on = stage == "fit"
+        self._is_first_process = trainer.is_global_zero
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best checkpoint over from the run that goes on here, in a folder of its own."""
         earlier = Path(state_dict["best_model_path"])
         score = state_dict["best_model_score"]
-        if score is None or not earlier.is_file():
+        # `validate`, `test` and `predict` come here as well, and keep no checkpoints.
+        if not self._goes_on or score is None or not earlier.is_file():
             return
         assert self.dirpath is not None
         own = Path(self.dirpath) / earlier.name
-        if own != earlier:
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(earlier, own)
+        if own != earlier and self._is_first_process:
+            with earlier.open("rb") as source, atomic_file(own) as stream:
+                shutil.copyfileobj(source, stream)
         self.best_model_path = self.kth_best_model_path = str(own)
         self.best_model_score = self.kth_value = torch.as_tensor(score)
         self.best_k_models = {str(own): self.kth_value}

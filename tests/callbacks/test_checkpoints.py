@@ -1,3 +1,6 @@
+import shutil
+from unittest.mock import Mock
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -85,6 +88,49 @@ def test_the_best_of_the_first_run_counts_after_a_resume(tmp_path):
     )
     assert epoch_of(third, "best") == 5
     assert epoch_of(second, "best") == 1
+
+
+def state_of(folder):
+    """Return the state of `BestCheckpoint` in the checkpoint of a run."""
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    return checkpoint["callbacks"][BestCheckpoint().state_key]
+
+
+def set_up(folder, stage, *, is_global_zero):
+    """Return the callback of a process that is about to load a checkpoint."""
+    best = BestCheckpoint()
+    trainer = Mock(is_global_zero=is_global_zero, loggers=[], default_root_dir=folder)
+    trainer.strategy.broadcast = lambda value: value
+    best.setup(trainer, BoringModel(), stage)
+    return best
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_the_best_is_not_taken_over_where_nothing_is_trained(tmp_path, stage):
+    fit(tmp_path / "first", Scripted([0.6, 0.8]), epochs=2)
+    best = set_up(tmp_path / "second", stage, is_global_zero=True)
+    best.load_state_dict(state_of(tmp_path / "first"))
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_first_process_alone_takes_the_best_over_whole_for_all(tmp_path, monkeypatch):
+    fit(tmp_path / "first", Scripted([0.6, 0.8]), epochs=2)
+    state = state_of(tmp_path / "first")
+    own = tmp_path / "second/checkpoints/best.ckpt"
+    other = set_up(tmp_path / "second", "fit", is_global_zero=False)
+    other.load_state_dict(state)
+    assert not own.exists()
+    first = set_up(tmp_path / "second", "fit", is_global_zero=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", Mock(side_effect=OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            first.load_state_dict(state)
+    assert not list(own.parent.iterdir())
+    first.load_state_dict(state)
+    assert own.read_bytes() == (tmp_path / "first/checkpoints/best.ckpt").read_bytes()
+    for callback in (first, other):
+        assert callback.best_model_path == callback.kth_best_model_path == str(own)
+        assert callback.best_model_score == pytest.approx(0.8)
 
 
 def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
