@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,9 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_melanoma.records.files import atomic_file
+
+if TYPE_CHECKING:
+    from lightning_melanoma.tasks.judged import JudgedModule
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -135,7 +138,7 @@ class LastCheckpoint(ModelCheckpoint):
 class StopWhenFlat(EarlyStopping):
     """Stops when a metric has not improved for some epochs.
 
-    Epochs where it is undefined do not count.
+    Epochs where it is undefined, or that were not validated, do not count.
 
     Args:
         monitor: a metric of ``metrics.csv``.
@@ -162,7 +165,10 @@ class StopWhenFlat(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare, unless the epoch has no value to compare."""
-        if math.isfinite(trainer.callback_metrics.get(self.monitor, math.nan)):
+        # Lightning keeps the value of the last validation, the epoch's row has its own alone.
+        row = cast("JudgedModule", pl_module).epochs.history[-1]
+        value = trainer.callback_metrics.get(self.monitor, math.nan)
+        if self.monitor in row and math.isfinite(value):
             super().on_train_epoch_end(trainer, pl_module)
 
 

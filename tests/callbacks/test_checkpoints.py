@@ -12,18 +12,26 @@ from lightning_melanoma.callbacks.checkpoints import (
     StopWhenFlat,
     add_to_checkpoint,
 )
+from lightning_melanoma.tasks.judging import EpochJudge
 
 
 class Scripted(BoringModel):
-    """Reports a given value of val_auroc each epoch, or stops in the middle of one."""
+    """Reports a given value of val_auroc each epoch, or stops in the middle of one.
+
+    None stands for an epoch without validation.
+    """
 
     def __init__(self, values, fails_at=None):
         super().__init__()
         self.values = values
         self.fails_at = fails_at
+        self.epochs = EpochJudge()
 
     def on_train_epoch_end(self):
-        self.log("val_auroc", self.values[self.current_epoch])
+        value = self.values[self.current_epoch]
+        row = {} if value is None else {"val_auroc": value}
+        self.epochs.history.append(row)
+        self.log_dict(row)
 
     def training_step(self, batch, batch_idx):
         if (self.current_epoch, batch_idx) == self.fails_at:
@@ -139,6 +147,24 @@ def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
     undefined = fit(tmp_path / "again", Scripted([float("nan")] * 6), epochs=6, patience=2)
     assert undefined.current_epoch == 6
     assert not undefined.checkpoint_callback.is_defined
+
+
+# Lightning's word on a run that goes on with an epoch that is not validated.
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key:UserWarning")
+def test_an_epoch_without_validation_is_not_compared(tmp_path):
+    values = [0.8, None, None, 0.7, None, None, 0.7, None]
+    trainer = fit(tmp_path, Scripted(values), epochs=8, patience=2)
+    assert trainer.current_epoch == 7
+    assert epoch_of(tmp_path, "best") == 0
+    again = tmp_path / "again"
+    trainer = fit(again, Scripted([0.7, None, 0.8, None]), epochs=4, patience=1)
+    assert trainer.current_epoch == 4
+    assert epoch_of(again, "best") == 2
+    last = str(again / "checkpoints/last.ckpt")
+    values = [0, 0, 0, 0, None, 0.8]
+    trainer = fit(tmp_path / "on", Scripted(values), epochs=8, patience=1, ckpt_path=last)
+    assert trainer.current_epoch == 6
+    assert epoch_of(tmp_path / "on", "best") == 2
 
 
 def test_added_entry_changes_nothing_else_in_a_checkpoint(tmp_path):
