@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_melanoma.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, StopWhenFlat
@@ -148,9 +149,18 @@ class MelanomaCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except Exception:
+        except BaseException as error:
             _remove_if_empty(getattr(self.trainer.logger, "log_dir", None))
+            if isinstance(error, SIGTERMException):
+                _log.warning("Stopped%s", self._what_is_left())
             raise
+
+    def _what_is_left(self) -> str:
+        if self.subcommand != "fit":
+            return "."
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            return "; fit --ckpt_path .../checkpoints/last.ckpt goes on from here."
+        return " ahead of the predictions; .../checkpoints/best.ckpt is there."
 
     def before_fit(self) -> None:
         """Have the test shards looked at before hours of training, not after them."""
@@ -187,7 +197,6 @@ def run_trainer_command(words: Sequence[str]) -> None:
     try:
         MelanomaCLI(_with_config_of_run(words))
     except SIGTERMException:
-        _log.warning("Stopped; fit --ckpt_path .../checkpoints/last.ckpt goes on from here.")
         sys.exit(128 + (received or [signal.SIGTERM])[0])
     finally:
         signal.signal(signal.SIGINT, before)

@@ -13,6 +13,7 @@ import torch
 from conftest import fields, write_shards
 from PIL import Image
 
+from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.cli import main
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.predictions import read_predictions
@@ -296,6 +297,51 @@ def test_a_signal_leaves_the_last_step_and_the_run_goes_on(tmp_path, folder, num
     # Nothing lost, nothing twice: 800 training records in batches of 8, twelve epochs.
     assert stopped["global_step"] < ended["global_step"] == 12 * 100
     assert [row["epoch"] for row in ended["epochs"]["history"]] == list(range(12))
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """Return a function that lets the first batch of a prediction send this process a signal."""
+
+    def send(number):
+        def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            if not batch_idx and not dataloader_idx:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(SubmissionWriter, "on_predict_batch_start", on_predict_batch_start)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "Ctrl-C"]
+)
+def test_a_signal_ends_a_prediction_which_leaves_nothing(
+    shards, folder, capsys, signalled, number, status
+):
+    fit(shards, "--predict_after_fit", "false", epochs=1)
+    run = folder / "runs/melanoma/version_0"
+    before = files(folder)
+    signalled(number)
+    with pytest.raises(SystemExit) as exit_:
+        main(["predict", "--ckpt_path", str(run / "checkpoints/best.ckpt")])
+    assert exit_.value.code == status
+    assert capsys.readouterr().err.splitlines()[-1] == "Stopped."
+    assert files(folder) == before
+
+
+def test_a_signal_ends_the_prediction_of_fit(shards, folder, capsys, signalled):
+    fit(shards, "--predict_after_fit", "false", epochs=1)
+    last = folder / "runs/melanoma/version_0/checkpoints/last.ckpt"
+    signalled(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit_:
+        # Nothing is left to train, so that there is no last step to keep either.
+        main(["fit", "--ckpt_path", str(last), "--predict_after_fit", "true"])
+    assert exit_.value.code == 143
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "Stopped ahead of the predictions; .../checkpoints/best.ckpt is there."
+    left = files(folder / "runs/melanoma/version_1")
+    assert left == {"config.yaml", "checkpoints/best.ckpt"}
 
 
 @pytest.mark.slow

@@ -124,8 +124,11 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep the last step, unless a validation has begun since: then it has been kept."""
-        if not trainer.validating:
+        """Keep the last step, unless a validation has begun since: then it has been kept.
+
+        A prediction at the end of `fit` has other weights in the model.
+        """
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.validating:
             super().on_exception(trainer, pl_module, exception)
 
     def _keep(self, trainer: pl.Trainer) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lightning_melanoma.callbacks.calibration import (
@@ -95,7 +96,13 @@ class SubmissionWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the rows and logits of a batch."""
+        """Keep the rows and logits of a batch.
+
+        Raises:
+            SIGTERMException: the run is to end. Lightning's loop of predictions does not look.
+        """
+        if trainer.received_sigterm:
+            raise SIGTERMException
         self._steps[dataloader_idx].append(outputs[:2])
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
