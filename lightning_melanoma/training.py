@@ -177,7 +177,7 @@ def run_trainer_command(words: Sequence[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict`.
 
     Ctrl-C asks for the same as SIGTERM: end the step, keep ``last.ckpt``, leave. A second one
-    breaks off.
+    breaks off, as does the first while there is no step to end.
 
     Args:
         words: the command and its flags.
@@ -191,12 +191,18 @@ def run_trainer_command(words: Sequence[str]) -> None:
     def end_after_the_step(number: int, _: object) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Until the data is there, Lightning does not listen: SIGTERM would end the process at once.
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGINT, end_after_the_step)
     try:
         MelanomaCLI(_with_config_of_run(words))
-    except SIGTERMException:
+    except SystemExit as end:
+        # Lightning leaves with status 1 after a KeyboardInterrupt.
+        if not received and not isinstance(end, SIGTERMException):
+            raise
         sys.exit(128 + (received or [signal.SIGTERM])[0])
     finally:
         signal.signal(signal.SIGINT, before)

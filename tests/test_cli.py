@@ -345,6 +345,23 @@ def test_a_signal_ends_the_prediction_of_fit(shards, folder, capsys, signalled):
 
 
 @pytest.mark.slow
+def test_ctrl_c_ahead_of_the_training_leaves_no_demo_data_in_part(folder):
+    command = [sys.executable, "-m", "lightning_melanoma", "fit", *SMALL]
+    environment = {**os.environ, "LIGHTNING_MELANOMA_CACHE": str(folder / "cache")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    for _ in range(2400):
+        if list(folder.glob("cache/.demo*")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not list(folder.glob("cache/*"))
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_steps_to_the_same_end(tmp_path, folder):
     write_shards(tmp_path / "many", num_shards=5, num_records=40)
     write_shards(tmp_path / "many", num_shards=1, num_records=5, prefix="test", start=5000)
