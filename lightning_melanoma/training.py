@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -108,23 +108,16 @@ class MelanomaCLI(LightningCLI):
         # Lightning lets the checkpoint beat the command line; here it gives the defaults.
         pass
 
-    def before_instantiate_classes(self) -> None:
-        """Log into ``runs/<experiment>/version_<n>`` unless another logger is named."""
-        config = self.config[self.subcommand]
-        if config.trainer.logger in (None, True):
-            folder = Namespace(  # type: ignore[no-untyped-call]  # jsonargparse's
-                save_dir=config.trainer.default_root_dir or "runs", name=config.experiment
-            )
-            config.trainer.logger = Namespace(  # type: ignore[no-untyped-call]  # likewise
-                class_path="pytorch_lightning.loggers.CSVLogger", init_args=folder
-            )
-
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
         """Return the trainer with the gate of `fit`, and our progress bar unless another is named.
 
-        The device is chosen here, past the config that is saved: a run may go on elsewhere.
+        It logs into ``runs/<experiment>/version_<n>`` unless another logger is named. Logger and
+        device are chosen here, past the config that is saved: a run may go on elsewhere.
         """
-        config = self.config_init[self.subcommand].trainer
+        settings = self.config_init[self.subcommand]
+        config = settings.trainer
+        if config.logger in (None, True):
+            config.logger = CSVLogger(config.default_root_dir or "runs", settings.experiment)
         choose_device(config)
         if config.accelerator == "cpu":
             keep_freed_memory()

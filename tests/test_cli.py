@@ -121,6 +121,30 @@ def test_predict_takes_model_and_data_from_the_checkpoint(shards, folder):
     assert row["val_auroc"] == pytest.approx(best_row, abs=1e-6)
 
 
+def test_a_run_goes_on_where_it_is_told_to_write(shards, folder):
+    fit(shards, "--experiment", "one", "--predict_after_fit", "false", epochs=1)
+    run = folder / "runs/one/version_0"
+    last = ["fit", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_epochs", "2"]
+    main([*last, "--experiment", "two"])
+    main([*last, "--trainer.default_root_dir", "elsewhere"])
+    main(last)
+    for again in ("runs/two/version_0", "elsewhere/one/version_0", "runs/one/version_1"):
+        assert (folder / again / "checkpoints/last.ckpt").is_file()
+    fit(shards, "-c", str(run / "config.yaml"), "--experiment", "three", epochs=1)
+    assert (folder / "runs/three/version_0/metrics.csv").is_file()
+    assert len(list(folder.rglob("version_*"))) == 5
+
+
+def test_a_run_that_named_its_logger_goes_on_there(shards, folder):
+    named = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
+    named += ["--trainer.logger.name", "mine", "--predict_after_fit", "false"]
+    fit(shards, *named, epochs=1)
+    last = folder / "logs/mine/version_0/checkpoints/last.ckpt"
+    main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", "2"])
+    assert (folder / "logs/mine/version_1/checkpoints/last.ckpt").is_file()
+    assert not (folder / "runs").exists()
+
+
 def calibration_of(checkpoint):
     return torch.load(checkpoint, weights_only=True)["calibration"]
 
