@@ -30,6 +30,7 @@ from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import choose_device, keep_freed_memory
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
+from lightning_melanoma.tasks.finetune import FinetuneClassifier
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 
@@ -220,12 +221,24 @@ def _named_checkpoint(words: Sequence[str]) -> Path | None:
 
 
 def _with_config_of_run(words: Sequence[str]) -> list[str]:
-    """Put the settings of the run that is to go on behind `fit`, ahead of all others."""
+    """Put the settings of the run that is to go on behind `fit`, ahead of all others.
+
+    Raises:
+        FileNotFoundError: its checkpoint is not there.
+        ValueError: it is no checkpoint of this program.
+    """
     path = _named_checkpoint(words)
-    config = path.parent.parent / "config.yaml" if path else None
-    if words[0] != "fit" or config is None or not config.is_file():
+    if words[0] != "fit" or path is None:
         return list(words)
-    return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]
+    config = path.parent.parent / "config.yaml"
+    if not config.is_file():
+        return list(words)
+    own = ["-c", str(config)]
+    _, model = read_checkpoint(path)
+    if model is FinetuneClassifier:
+        # It has the whole network; the weights that the run began with may be out of reach by now.
+        own += ["--model.weights", "none"]
+    return [words[0], *own, *words[1:], "--ckpt_path", str(path)]
 
 
 def _defaults(words: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import simplejpeg
+import timm
 import torch
 from conftest import fields, write_shards
 from PIL import Image
+from safetensors.torch import save_file
 
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.cli import main
@@ -143,6 +145,22 @@ def test_a_run_that_named_its_logger_goes_on_there(shards, folder):
     main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", "2"])
     assert (folder / "logs/mine/version_1/checkpoints/last.ckpt").is_file()
     assert not (folder / "runs").exists()
+
+
+def test_a_fine_tuned_model_goes_on_without_the_weights_that_it_began_with(shards, folder, capsys):
+    weights = folder / "resnet10t.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), weights)
+    words = ["--model", "FinetuneClassifier", "--model.backbone", "resnet10t", *SMALL[4:]]
+    words += ["--data.train", str(shards), "--predict_after_fit", "false"]
+    main(["fit", *words, "--model.weights", str(weights), "--trainer.max_epochs", "1"])
+    weights.unlink()
+    for version in (0, 1):
+        last = folder / f"runs/melanoma/version_{version}/checkpoints/last.ckpt"
+        main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", str(version + 2)])
+    assert (folder / "runs/melanoma/version_2/checkpoints/last.ckpt").is_file()
+    # What the user names still counts.
+    named = ["--model.weights", str(weights)]
+    assert str(weights) in error_of(capsys, "fit", "--ckpt_path", str(last), *named)
 
 
 def calibration_of(checkpoint):
