@@ -22,6 +22,7 @@ from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split
 from lightning_melanoma.records import storage
 from lightning_melanoma.records.remote import log_repeated
+from lightning_melanoma.records.storage import Shard
 
 #: The parts of the data, by the names that tables and loaders go by.
 SplitName = Literal["train", "val", "test"]
@@ -120,7 +121,7 @@ class MelanomaDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the tables that a stage needs: `fit`, `validate`, `test` or `predict`."""
-        with first_process_first(self.trainer):
+        with first_process_first(self.trainer, self._shards):
             self._set_up(stage)
 
     def table(self, split: SplitName) -> pd.DataFrame:
@@ -216,6 +217,9 @@ class MelanomaDataModule(pl.LightningDataModule):
             self.prepare_data()
             # Not `setup`, in which processes wait for each other: this one may be alone here.
             self._set_up("predict" if split == "test" else "fit")
+
+    def _shards(self) -> list[Shard]:
+        return [shard for split in self._splits.values() for shard in split.shards]
 
     def _set_up(self, stage: str) -> None:
         wants_training = stage in ("fit", "validate") or (

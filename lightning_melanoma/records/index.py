@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
@@ -18,6 +19,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import pandas as pd
 from tqdm.auto import tqdm
 
+from lightning_melanoma.records.access import is_local
 from lightning_melanoma.records.example import Value, parse_example
 from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.records.reader import ShardReader
@@ -34,6 +36,8 @@ INDEX_FORMAT = 2
 #: The columns that say where a record and its image lie; fields of these names are left out.
 PLACE = ("shard", "record", "offset", "length", "image_offset", "image_length")
 
+# Of the user's cache.
+_FOLDER = "index"
 # Shards in a bucket that are indexed at the same time.
 _REMOTE_AT_ONCE = 4
 
@@ -86,6 +90,19 @@ def _table(rows: list[_Row]) -> pd.DataFrame:
     # Beside a missing value whole numbers would become floats: patient 5 would be patient 5.0.
     complete = table.columns[table.notna().all()]
     return table.astype({name: table[name].infer_objects().dtype for name in complete})
+
+
+def pack_indices(shards: Iterable[Shard]) -> bytes:
+    """Return the indices that are kept of those shards that are far away, for another machine."""
+    paths = {_cache_file(shard) for shard in shards if not is_local(shard.url)}
+    kept = {path.name: path.read_text() for path in paths if path.is_file()}
+    return zlib.compress(json.dumps(kept).encode())
+
+
+def unpack_indices(packed: bytes) -> None:
+    """Keep here what `pack_indices` returned on another machine."""
+    for name, text in json.loads(zlib.decompress(packed)).items():
+        _keep(cache_dir() / _FOLDER / name, text)
 
 
 # The rows of a shard, and its faults as the arguments of CorruptRecordError.
@@ -185,7 +202,7 @@ def _compare_with_name(shard: Shard, found: int) -> None:
 
 
 def _cache_file(shard: Shard) -> Path:
-    return cache_dir() / "index" / f"{hashlib.sha256(shard.url.encode()).hexdigest()[:32]}.json"
+    return cache_dir() / _FOLDER / f"{hashlib.sha256(shard.url.encode()).hexdigest()[:32]}.json"
 
 
 def _key(shard: Shard) -> list[int | str]:
@@ -210,10 +227,13 @@ def _cached(shard: Shard) -> _ShardIndex | None:
 def _store(shard: Shard, index: _ShardIndex) -> None:
     if not shard.version:
         return
+    content = {"key": _key(shard), "rows": index[0], "faults": index[1]}
+    _keep(_cache_file(shard), json.dumps(content))
+
+
+def _keep(path: Path, text: str) -> None:
     try:
-        with atomic_file(_cache_file(shard)) as stream:
-            stream.write(
-                json.dumps({"key": _key(shard), "rows": index[0], "faults": index[1]}).encode()
-            )
+        with atomic_file(path) as stream:
+            stream.write(text.encode())
     except OSError as error:
-        _log.warning("The index of %s could not be kept (%s); going on without.", shard.url, error)
+        _log.warning("The index %s could not be kept (%s); going on without.", path, error)

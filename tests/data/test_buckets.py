@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -190,15 +191,26 @@ def test_a_shard_that_changes_amid_an_epoch_stops_it(
         list(batches)
 
 
-def test_one_process_indexes_a_bucket_in_one_pass_for_all(service, shards):
+@pytest.mark.parametrize("share_a_disk", [True, False])
+def test_one_process_indexes_a_bucket_in_one_pass_for_all(
+    service, shards, tmp_path, monkeypatch, share_a_disk
+):
     service.put_folder(shards, "data")
-    meeting = threading.Barrier(2, timeout=120)
-    tables = {}
+    monkeypatch.setenv("LIGHTNING_MELANOMA_CACHE", str(tmp_path / "cache"))
+    meeting, sent, tables = threading.Barrier(2, timeout=120), [], {}
 
     def run(rank):
+        def broadcast(value):
+            if rank == 0:
+                sent.append(value)
+                if not share_a_disk:
+                    shutil.rmtree(tmp_path / "cache")
+            meeting.wait()
+            return sent[0]
+
         module = MelanomaDataModule(train="gs://bucket/data", num_folds=2)
         # A trainer of two processes, of which only these parts are used.
-        strategy = SimpleNamespace(barrier=lambda name: meeting.wait())
+        strategy = SimpleNamespace(broadcast=broadcast)
         module.trainer = SimpleNamespace(
             global_rank=rank, world_size=2, num_nodes=2, strategy=strategy
         )
