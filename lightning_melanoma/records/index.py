@@ -127,7 +127,11 @@ def _build_all(shards: list[Shard]) -> list[_ShardIndex]:
 
 
 def _build(shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
-    reader = ShardReader(shard)
+    try:
+        reader = ShardReader(shard)
+    except CorruptRecordError as error:
+        # A gzip file that cannot be unpacked: nothing in it can be found.
+        return [], [_parts(error)]
     try:
         with reader.stream() as stream:
             index = _scan(stream, shard, bar)
@@ -145,7 +149,7 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
     done = 0
     for record in scan_records(stream, shard.url):
         if isinstance(record, CorruptRecordError):
-            faults.append((record.shard, record.record, record.offset, record.reason))
+            faults.append(_parts(record))
             continue
         # A gzip shard is longer when it is unpacked.
         step = min(record.frame_size, shard.size - done)
@@ -184,6 +188,10 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")
     bar.update(shard.size - done)
     return rows, faults
+
+
+def _parts(fault: CorruptRecordError) -> tuple[str, int, int, str]:
+    return fault.shard, fault.record, fault.offset, fault.reason
 
 
 def _plain(value: Value) -> int | float | str:

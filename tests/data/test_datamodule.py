@@ -1,3 +1,4 @@
+import gzip
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import jpeg, write_shards
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.decode import decode_image
+from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 
 def datamodule(folder, **changes) -> MelanomaDataModule:
@@ -213,6 +215,18 @@ def test_damaged_records_stop_the_run_or_are_skipped(shards, caplog):
     data.teardown("fit")
     assert "train: 1 of" in caplog.text
     assert "record 0 at byte 0" in caplog.text
+
+
+def test_a_shard_that_cannot_be_unpacked_stops_the_run_or_is_skipped(shards, caplog):
+    path = shards / "train01-8.tfrec"
+    path.write_bytes(gzip.compress(path.read_bytes())[:-20])
+    with pytest.raises(CorruptRecordError, match=r"train01-8.tfrec: .* a whole gzip file"):
+        datamodule(shards).table("train")
+    data = datamodule(shards, on_corrupt="skip")
+    assert len(data.table("train")) + len(data.table("val")) == 24
+    data.teardown("fit")
+    assert "expected a whole gzip file" in caplog.text
+    assert "its name says 8 records, found 1" in caplog.text
 
 
 def test_images_are_those_of_the_rows(shards):
