@@ -16,8 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_melanoma.data.early_pixels import EarlyPixels
 from lightning_melanoma.data.pixel_files import PixelFiles
 from lightning_melanoma.data.table import Split
+from lightning_melanoma.records.index import OnImage
 from lightning_melanoma.records.storage import cache_dir
 
 #: Where decoded pixels are kept between epochs.
@@ -149,20 +151,38 @@ class CacheSettings(NamedTuple):
                 f"give data.cache disk, {ways}"
             )
 
-    def _folder(self) -> Path:
-        return Path(self.folder).expanduser() if self.folder else cache_dir() / "pixels"
+    def early(self, image_size: int) -> OnImage | None:
+        """Return what keeps the images that pass while shards are indexed; None for nothing.
 
-    def _check_disk(self, needed: int, what: str, ways: str) -> None:
+        Memory's cache is left to the first epoch: it has its rows only when all are known.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        if self.kind != "disk":
+            return None
+        folder = self._made_folder()
+        free = shutil.disk_usage(folder).free
+        return EarlyPixels(folder, image_size, free if self.size is None else self.size).keep
+
+    def _made_folder(self) -> Path:
         folder = self._folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Blocks of 512 bytes: the files are sparse.
-            kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
         except OSError as error:
             raise OSError(
                 f"data.cache_dir: expected a folder that can be written, found {folder} "
                 f"({error.strerror}); name another"
             ) from error
+        return folder
+
+    def _folder(self) -> Path:
+        return Path(self.folder).expanduser() if self.folder else cache_dir() / "pixels"
+
+    def _check_disk(self, needed: int, what: str, ways: str) -> None:
+        folder = self._made_folder()
+        # Blocks of 512 bytes: the files are sparse.
+        kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
         free = shutil.disk_usage(folder).free
         # What an earlier run kept there is not needed again; whose it is, the files tell later.
         if needed - kept > free:

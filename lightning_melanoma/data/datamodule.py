@@ -243,7 +243,8 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
 
     def _setup_training(self) -> None:
-        train, val = self._selection.read_training()
+        early = self._cache.early(self.hparams["image_size"])
+        train, val = self._selection.read_training(early)
         self._cache.check(
             len(train.table) + len(val.table),
             self.hparams["image_size"],

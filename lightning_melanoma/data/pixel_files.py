@@ -82,8 +82,7 @@ class PixelFiles:
         if file is None or self._is_full:
             return
         try:
-            _write(file, pixels.data.cast("B"), start)
-            _write(file, memoryview(_mark(pixels)), start + self._row_size)
+            _write_slot(file, start, pixels)
         except OSError as error:
             self._give_up(error)
         else:
@@ -119,7 +118,7 @@ class PixelFiles:
             with self._lock:
                 if shard not in self._files:
                     self._files[shard] = self._open(shard)
-        return self._files[shard], _HEADER_SIZE + record * (self._row_size + _MARK_SIZE)
+        return self._files[shard], _start(record, self._row_size)
 
     def _open(self, shard: int) -> int | None:
         try:
@@ -146,6 +145,19 @@ class PixelFiles:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock, self._may_tell = _own_locks()
+
+
+def write_record(folder: Path, shard: Shard, record: int, pixels: NDArray[np.uint8]) -> None:
+    """Keep the pixels of one record, (S, S, 3) uint8, for whoever opens its shard's file later.
+
+    Raises:
+        OSError: the file cannot be made or written.
+    """
+    file = _open_file(folder, shard, len(pixels))
+    try:
+        _write_slot(file, _start(record, pixels.nbytes), pixels)
+    finally:
+        os.close(file)
 
 
 def _own_locks() -> tuple[threading.Lock, Semaphore]:
@@ -214,6 +226,15 @@ def _mark(pixels: NDArray[np.uint8]) -> bytes:
     whole = len(flat) // _MARK_SIZE * _MARK_SIZE
     total = int(flat[:whole].view(np.uint64).sum()) + int(flat[whole:].sum())
     return (total % (2**64 - 1) + 1).to_bytes(_MARK_SIZE, "little")
+
+
+def _start(record: int, row_size: int) -> int:
+    return _HEADER_SIZE + record * (row_size + _MARK_SIZE)
+
+
+def _write_slot(file: int, start: int, pixels: NDArray[np.uint8]) -> None:
+    _write(file, pixels.data.cast("B"), start)
+    _write(file, memoryview(_mark(pixels)), start + pixels.nbytes)
 
 
 def _write(file: int, content: memoryview, start: int) -> None:

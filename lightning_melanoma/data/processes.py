@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytorch_lightning as pl
 
-from lightning_melanoma.records.index import pack_indices, unpack_indices
+from lightning_melanoma.records.index_files import pack_indices, unpack_indices
 from lightning_melanoma.records.storage import Shard
 
 

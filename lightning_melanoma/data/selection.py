@@ -7,6 +7,7 @@ from lightning_melanoma.data import splits
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
+from lightning_melanoma.records.index import OnImage
 from lightning_melanoma.records.storage import cache_dir
 
 #: Folds when none are asked for; the embedded demo data has its own number.
@@ -53,18 +54,21 @@ class Selection:
     def _num_folds(self) -> int:
         return self.num_folds or (_DEMO_NUM_FOLDS if self.is_demo else _NUM_FOLDS)
 
-    def read_training(self) -> tuple[Split, Split]:
+    def read_training(self, on_image: OnImage | None = None) -> tuple[Split, Split]:
         """Return the splits for training and validation, checked against each other.
+
+        Args:
+            on_image: as in `index_shards`.
 
         Raises:
             FileNotFoundError: no shard matches.
             ValueError: the records are not fit for it; the message says why.
         """
         exclusion = Exclusion(self.exclude)
-        train = self._read("train", exclusion)
+        train = self._read("train", exclusion, on_image)
         require_targets(train, "data.train")
         if self.val is not None:
-            val = self._read("val", exclusion)
+            val = self._read("val", exclusion, on_image)
             require_targets(val, "data.val")
         else:
             known = not self.is_demo and (train.table["patient"] != "").any()
@@ -77,7 +81,7 @@ class Selection:
         if not self.allow_patient_overlap:
             splits.check_overlap(train, val, splits_itself=self.val is None)
         if self.extra_train is not None:
-            extra = self._read("extra_train", exclusion)
+            extra = self._read("extra_train", exclusion, on_image)
             require_targets(extra, "data.extra_train")
             if not self.allow_patient_overlap:
                 splits.check_extra(extra, val)
@@ -105,7 +109,12 @@ class Selection:
         splits.check_names(test, "data.test")
         return test
 
-    def _read(self, setting: _Setting, exclusion: Exclusion | None = None) -> Split:
+    def _read(
+        self,
+        setting: _Setting,
+        exclusion: Exclusion | None = None,
+        on_image: OnImage | None = None,
+    ) -> Split:
         paths: _Paths = getattr(self, setting)
         if self.is_demo and setting != "extra_train":
             paths = demo_data(cache_dir()).as_posix()
@@ -121,4 +130,5 @@ class Selection:
             on_corrupt=self.on_corrupt,
             exclusion=exclusion,
             must_be_known=setting == "train",
+            on_image=on_image,
         )

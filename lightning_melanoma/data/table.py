@@ -14,7 +14,7 @@ import pandas as pd
 from lightning_melanoma.csv_tables import read_csv
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
-from lightning_melanoma.records.index import PLACE, index_shards
+from lightning_melanoma.records.index import PLACE, OnImage, index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
 from lightning_melanoma.records.tfrecord import place_in_words
 
@@ -54,6 +54,7 @@ def read_split(
     on_corrupt: OnCorrupt,
     exclusion: Exclusion | None = None,
     must_be_known: bool = False,
+    on_image: OnImage | None = None,
 ) -> Split:
     """Return the shards at `paths` and their table.
 
@@ -65,13 +66,14 @@ def read_split(
         on_corrupt: raise the first damaged record, or leave damaged ones out.
         exclusion: records to leave out; None for none.
         must_be_known: a `metadata` that knows none of the records is an error, else a warning.
+        on_image: as in `index_shards`.
 
     Raises:
         FileNotFoundError: no shard matches, or `metadata` does not exist.
         ValueError: a record or the CSV is not as it must be.
     """
     shards = find_shards(paths, prefix=prefix)
-    table, faults = index_shards(shards)
+    table, faults = index_shards(shards, on_image)
     if faults and (on_corrupt == "raise" or table.empty):
         raise faults[0]
     if exclusion is not None:

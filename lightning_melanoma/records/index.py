@@ -1,50 +1,41 @@
 """The index of shards: where each record lies and all its fields but the image.
 
-A shard's index is built by one pass over its bytes, all checksums checked, and kept in the user's
-cache as JSON; it is built anew when the shard's size or version mark changes. That of a shard
-without a version mark is not kept: nothing would tell that the content has changed. A damaged
-record is a fault in the index, not an error: the caller decides whether it may be passed over.
+A shard's index is built by one pass over its bytes, all checksums checked, and kept by
+`records.index_files`. A damaged record is a fault in the index, not an error: the caller decides
+whether it may be passed over.
 """
 
-import hashlib
-import json
 import logging
 import re
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lightning_melanoma.records.access import is_local
 from lightning_melanoma.records.example import Value, parse_example
-from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.records.index_files import Row, ShardIndex, keep_index, kept_index
 from lightning_melanoma.records.reader import ShardReader
-from lightning_melanoma.records.storage import Shard, cache_dir
+from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     HEADER_SIZE,
     CorruptRecordError,
+    Record,
     place_in_words,
     scan_records,
 )
 
-#: Raised with every change of what an index holds, so that older ones are built anew.
-INDEX_FORMAT = 2
 #: The columns that say where a record and its image lie; fields of these names are left out.
 PLACE = ("shard", "record", "offset", "length", "image_offset", "image_length")
 
-# Of the user's cache.
-_FOLDER = "index"
 # Shards in a bucket that are indexed at the same time.
 _REMOTE_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
 
-# One record: its place and its fields.
-_Row = dict[str, int | float | str]
+#: What wants the images that pass while an index is built.
+OnImage = Callable[[Shard, int, bytes], None]
 
 
 class Index(NamedTuple):
@@ -64,52 +55,40 @@ class Index(NamedTuple):
     faults: list[CorruptRecordError]
 
 
-def index_shards(shards: Sequence[Shard]) -> Index:
+def index_shards(shards: Sequence[Shard], on_image: OnImage | None = None) -> Index:
     """Return the index of `shards`, from the cache where it is there; else built with a bar.
+
+    Args:
+        shards: to index.
+        on_image: told of each image of a shard that is far away as it passes, in any thread: the
+            shard, the record's number and the encoded image.
 
     Raises:
         ValueError: a record is no example, or has no ``image`` or no ``image_name``.
         OSError: a shard cannot be read.
     """
-    indices = {number: _cached(shard) for number, shard in enumerate(shards)}
+    indices = {number: kept_index(shard) for number, shard in enumerate(shards)}
     missing = [number for number, index in indices.items() if index is None]
-    built = _build_all([shards[number] for number in missing])
+    built = _build_all([shards[number] for number in missing], on_image)
     indices.update(zip(missing, built, strict=True))
-    rows: list[_Row] = []
+    rows: list[Row] = []
     faults: list[CorruptRecordError] = []
     for number, index in indices.items():
         assert index is not None
-        rows.extend({"shard": number, **row} for row in index[0])
-        faults.extend(CorruptRecordError(*fault) for fault in index[1])
-        _compare_with_name(shards[number], len(index[0]) + len(index[1]))
+        rows.extend({"shard": number, **row} for row in index.rows)
+        faults.extend(CorruptRecordError(*fault) for fault in index.faults)
+        _compare_with_name(shards[number], len(index.rows) + len(index.faults))
     return Index(_table(rows), faults)
 
 
-def _table(rows: list[_Row]) -> pd.DataFrame:
+def _table(rows: list[Row]) -> pd.DataFrame:
     table = pd.DataFrame(rows, dtype=object)
     # Beside a missing value whole numbers would become floats: patient 5 would be patient 5.0.
     complete = table.columns[table.notna().all()]
     return table.astype({name: table[name].infer_objects().dtype for name in complete})
 
 
-def pack_indices(shards: Iterable[Shard]) -> bytes:
-    """Return the indices that are kept of those shards that are far away, for another machine."""
-    paths = {_cache_file(shard) for shard in shards if not is_local(shard.url)}
-    kept = {path.name: path.read_text() for path in paths if path.is_file()}
-    return zlib.compress(json.dumps(kept).encode())
-
-
-def unpack_indices(packed: bytes) -> None:
-    """Keep here what `pack_indices` returned on another machine."""
-    for name, text in json.loads(zlib.decompress(packed)).items():
-        _keep(cache_dir() / _FOLDER / name, text)
-
-
-# The rows of a shard, and its faults as the arguments of CorruptRecordError.
-_ShardIndex = tuple[list[_Row], list[tuple[str, int, int, str]]]
-
-
-def _build_all(shards: list[Shard]) -> list[_ShardIndex]:
+def _build_all(shards: list[Shard], on_image: OnImage | None) -> list[ShardIndex]:
     # Of shards that are far away the next are already under way when one is done.
     at_once = _REMOTE_AT_ONCE if any(shard.is_remote for shard in shards) else 1
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="index")
@@ -121,30 +100,32 @@ def _build_all(shards: list[Shard]) -> list[_ShardIndex]:
         disable=not shards,
     ) as bar:
         try:
-            return list(pool.map(lambda shard: _build(shard, bar), shards))
+            return list(pool.map(lambda shard: _build(shard, bar, on_image), shards))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _build(shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
+def _build(shard: Shard, bar: "tqdm[NoReturn]", on_image: OnImage | None) -> ShardIndex:
     try:
         reader = ShardReader(shard)
     except CorruptRecordError as error:
         # A gzip file that cannot be unpacked: nothing in it can be found.
-        return [], [_parts(error)]
+        return ShardIndex([], [_parts(error)])
     try:
         with reader.stream() as stream:
-            index = _scan(stream, shard, bar)
+            index = _scan(stream, shard, bar, on_image)
         # An index of a shard that was being written would be taken for that of the whole one.
         reader.check()
     finally:
         reader.close()
-    _store(shard, index)
+    keep_index(shard, index)
     return index
 
 
-def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
-    rows: list[_Row] = []
+def _scan(
+    stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]", on_image: OnImage | None
+) -> ShardIndex:
+    rows: list[Row] = []
     faults = []
     done = 0
     for record in scan_records(stream, shard.url):
@@ -155,39 +136,41 @@ def _scan(stream: BinaryIO, shard: Shard, bar: "tqdm[NoReturn]") -> _ShardIndex:
         step = min(record.frame_size, shard.size - done)
         done += step
         bar.update(step)
-        where = place_in_words(shard.url, record.number, record.offset)
-        try:
-            fields = parse_example(record.payload)
-        except ValueError as error:
-            raise ValueError(
-                f"{where}: {error}; was the shard written for this program?"
-            ) from error
-        for name in ("image", "image_name"):
-            if name not in fields:
-                raise ValueError(
-                    f"{where}: expected a field `{name}`, found "
-                    f"{', '.join(sorted(fields)) or 'none'}"
-                )
-        image = fields["image"]
-        if not isinstance(image, bytes):
-            raise ValueError(
-                f"{where}: expected `image` to hold bytes, found {type(image).__name__}"
-            )
-        place: _Row = {
-            "record": record.number,
-            "offset": record.offset,
-            "length": record.frame_size,
-            # Should the same bytes stand there twice, either will do.
-            "image_offset": record.offset + HEADER_SIZE + record.payload.find(image),
-            "image_length": len(image),
-        }
-        rows.append(
-            place | {name: _plain(fields[name]) for name in fields if name not in ("image", *PLACE)}
-        )
+        row, image = _parsed(record, shard)
+        rows.append(row)
+        if on_image is not None and shard.is_remote:
+            on_image(shard, record.number, image)
     if not rows and not faults:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")
     bar.update(shard.size - done)
-    return rows, faults
+    return ShardIndex(rows, faults)
+
+
+def _parsed(record: Record, shard: Shard) -> tuple[Row, bytes]:
+    """Return the row of a record, and its image."""
+    where = place_in_words(shard.url, record.number, record.offset)
+    try:
+        fields = parse_example(record.payload)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; was the shard written for this program?") from error
+    for name in ("image", "image_name"):
+        if name not in fields:
+            raise ValueError(
+                f"{where}: expected a field `{name}`, found {', '.join(sorted(fields)) or 'none'}"
+            )
+    image = fields["image"]
+    if not isinstance(image, bytes):
+        raise ValueError(f"{where}: expected `image` to hold bytes, found {type(image).__name__}")
+    place: Row = {
+        "record": record.number,
+        "offset": record.offset,
+        "length": record.frame_size,
+        # Should the same bytes stand there twice, either will do.
+        "image_offset": record.offset + HEADER_SIZE + record.payload.find(image),
+        "image_length": len(image),
+    }
+    others = {name: _plain(fields[name]) for name in fields if name not in ("image", *PLACE)}
+    return place | others, image
 
 
 def _parts(fault: CorruptRecordError) -> tuple[str, int, int, str]:
@@ -207,41 +190,3 @@ def _compare_with_name(shard: Shard, found: int) -> None:
             claim[1],
             found,
         )
-
-
-def _cache_file(shard: Shard) -> Path:
-    return cache_dir() / _FOLDER / f"{hashlib.sha256(shard.url.encode()).hexdigest()[:32]}.json"
-
-
-def _key(shard: Shard) -> list[int | str]:
-    return [INDEX_FORMAT, shard.url, shard.size, shard.version]
-
-
-def _cached(shard: Shard) -> _ShardIndex | None:
-    if not shard.version:
-        return None
-    try:
-        stored = json.loads(_cache_file(shard).read_text())
-        if stored["key"] != _key(shard):
-            return None
-        return stored["rows"], [
-            (str(f[0]), int(f[1]), int(f[2]), str(f[3])) for f in stored["faults"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        # No index yet, or one that another program damaged: it is built anew either way.
-        return None
-
-
-def _store(shard: Shard, index: _ShardIndex) -> None:
-    if not shard.version:
-        return
-    content = {"key": _key(shard), "rows": index[0], "faults": index[1]}
-    _keep(_cache_file(shard), json.dumps(content))
-
-
-def _keep(path: Path, text: str) -> None:
-    try:
-        with atomic_file(path) as stream:
-            stream.write(text.encode())
-    except OSError as error:
-        _log.warning("The index %s could not be kept (%s); going on without.", path, error)

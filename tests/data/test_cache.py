@@ -14,8 +14,12 @@ from lightning_melanoma.data import cache as cache_module
 from lightning_melanoma.data.cache import CacheSettings, MemoryCache, parse_size
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
+from lightning_melanoma.data.decode import decode_image
+from lightning_melanoma.data.early_pixels import EarlyPixels
 from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.pixel_files import PixelFiles
 from lightning_melanoma.data.table import read_split
+from lightning_melanoma.records.storage import Shard
 
 NUM_RECORDS = 21
 # The records of these rows cannot be read.
@@ -250,3 +254,15 @@ def test_a_disk_that_becomes_full_is_said_once_and_training_goes_on(shards, tmp_
     handler.close()
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert line.endswith("cannot be used (File too large); going on without keeping more.")
+
+
+def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp_path):
+    shard = Shard("gs://bucket/train00.tfrec", 1000, "2")
+    early = EarlyPixels(tmp_path, 32, room=2 * 32 * 32 * 3)
+    for record, image in enumerate([b"no image", jpeg(1), jpeg(2)]):
+        early.keep(shard, record, image)
+    places = np.array([[0, record] for record in range(3)])
+    kept = PixelFiles(places, [shard], folder=tmp_path, image_size=32)
+    out = np.empty((3, 32, 32, 3), np.uint8)
+    assert kept.read(np.arange(3), out).tolist() == [False, True, False]
+    assert np.array_equal(out[1], decode_image(jpeg(1), 32))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import fields, write_shards
 
-from lightning_melanoma.records import index
+from lightning_melanoma.records import index, index_files
 from lightning_melanoma.records.example import parse_example, serialize_example
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.reader import ShardReader
@@ -60,7 +60,7 @@ def test_an_index_is_built_once_and_again_when_the_shard_changes(shards, monkeyp
     built = []
     build = index._build
     monkeypatch.setattr(
-        index, "_build", lambda shard, bar: built.append(shard.name) or build(shard, bar)
+        index, "_build", lambda shard, *rest: built.append(shard.name) or build(shard, *rest)
     )
     index.index_shards(find_shards(str(shards), prefix="train"))
     index.index_shards(find_shards(str(shards), prefix="train"))
@@ -77,23 +77,23 @@ def test_an_index_of_a_shard_that_tells_no_version_is_never_taken_again(tmp_path
         write_shard(path, [serialize_example(fields(0, target=target))])
         shard = Shard(str(path), path.stat().st_size, "")
         assert index.index_shards([shard]).table["target"].tolist() == [target]
-        assert not index._cache_file(shard).exists()
+        assert not index_files.index_file(shard).exists()
 
 
 def test_an_index_that_an_earlier_version_kept_of_such_a_shard_is_not_taken(tmp_path):
     path = tmp_path / "train00-1.tfrec"
     write_shard(path, [serialize_example(fields(0, target=1))])
     shard = Shard(str(path), path.stat().st_size, "")
-    kept = {"key": index._key(shard), "rows": [], "faults": []}
-    index._cache_file(shard).parent.mkdir(parents=True, exist_ok=True)
-    index._cache_file(shard).write_text(json.dumps(kept))
+    kept = {"key": index_files._key(shard), "rows": [], "faults": []}
+    index_files.index_file(shard).parent.mkdir(parents=True, exist_ok=True)
+    index_files.index_file(shard).write_text(json.dumps(kept))
     assert index.index_shards([shard]).table["target"].tolist() == [1]
 
 
 def test_a_damaged_cache_file_is_built_anew(shards):
     found = find_shards(str(shards / "train00-8.tfrec"))
     index.index_shards(found)
-    index._cache_file(found[0]).write_text('{"key": 1')
+    index_files.index_file(found[0]).write_text('{"key": 1')
     assert len(index.index_shards(found).table) == 8
 
 
@@ -162,7 +162,7 @@ def test_every_flipped_bit_of_a_shard_is_a_fault_with_record_and_offset(tmp_path
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        index._cache_file(find_shards(str(path))[0]).unlink(missing_ok=True)
+        index_files.index_file(find_shards(str(path))[0]).unlink(missing_ok=True)
         table, faults = index.index_shards(find_shards(str(path)))
         place = (1, second) if bit // 8 >= second else (0, 0)
         assert [(fault.record, fault.offset) for fault in faults] == [place]
@@ -175,7 +175,7 @@ def test_every_truncation_of_a_shard_is_told(tmp_path, caplog):
     whole = path.read_bytes()
     for length in range(1, len(whole)):
         path.write_bytes(whole[:length])
-        index._cache_file(find_shards(str(path))[0]).unlink(missing_ok=True)
+        index_files.index_file(find_shards(str(path))[0]).unlink(missing_ok=True)
         caplog.clear()
         faults = index.index_shards(find_shards(str(path))).faults
         if length == second:
