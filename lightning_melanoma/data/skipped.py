@@ -1,7 +1,7 @@
 """Tells, once each, which records were left out because they cannot be read."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -25,11 +25,16 @@ class SkippedRecords:
             unreadable_rows: of its table, whose images cannot be read.
         """
         images = split.table["image_name"].iloc[np.array(sorted(unreadable_rows), np.int64)]
-        lines = [*split.skipped, *(f"{image}: its image cannot be read" for image in images)]
+        lines = [f"{image}: its image cannot be read" for image in images]
+        total = len(split.table) + len(split.skipped)
+        self._tell(logging.WARNING, name, split.skipped, total=total)
+        # Each of several processes has met its own: an error is heard from all of them.
+        self._tell(logging.ERROR, name, lines, total=total)
+
+    def _tell(self, level: int, name: str, lines: Iterable[str], *, total: int) -> None:
         new = [line for line in lines if line not in self._told]
         if new:
-            total = len(split.table) + len(split.skipped)
-            _log.warning("%s: %d of %d records were skipped:", name, len(new), total)
+            _log.log(level, "%s: %d of %d records were skipped:", name, len(new), total)
             for line in new:
-                _log.warning("  %s", line)
+                _log.log(level, "  %s", line)
         self._told.update(new)

@@ -9,6 +9,8 @@ from conftest import jpeg, write_shards
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.decode import decode_image
+from lightning_melanoma.data.skipped import SkippedRecords
+from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 
@@ -227,6 +229,19 @@ def test_a_shard_that_cannot_be_unpacked_stops_the_run_or_is_skipped(shards, cap
     data.teardown("fit")
     assert "expected a whole gzip file" in caplog.text
     assert "its name says 8 records, found 1" in caplog.text
+
+
+def test_an_image_that_cannot_be_read_is_told_once_by_whichever_process_met_it(shards, caplog):
+    split = read_split(str(shards), prefix="train", metadata=None, on_corrupt="skip")
+    skipped = SkippedRecords()
+    # What processes behind the first one are heard of.
+    caplog.set_level(logging.ERROR, "lightning_melanoma")
+    for _ in range(2):
+        skipped.report("train", split, {3})
+    assert caplog.messages == [
+        "train: 1 of 32 records were skipped:",
+        "  ISIC_0000003: its image cannot be read",
+    ]
 
 
 def test_images_are_those_of_the_rows(shards):
