@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.data.draws import step_seed
+from lightning_melanoma.data.draws import run_seed, step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
@@ -145,8 +145,9 @@ class MelanomaClassifier(JudgedModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
         # Not the process's own: a run that goes on has the seed of the one that was stopped.
-        data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
-        seed = data.loader("train").source.seed
+        data: object = self.trainer.datamodule  # type: ignore[attr-defined]  # it has
+        ours = data.loader("train").source if isinstance(data, MelanomaDataModule) else None
+        seed = run_seed() if ours is None else ours.seed
         torch.manual_seed(step_seed(seed, self.current_epoch, batch_idx, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
@@ -220,15 +221,17 @@ class MelanomaClassifier(JudgedModule):
         Raises:
             ValueError: the training has no end that the schedule could be laid over.
         """
-        hparams = self.hparams
+        hparams, trainer = self.hparams, self.trainer
+        # Reads the loaders, so that the number of batches is known behind it.
+        num_steps = trainer.estimated_stepping_batches
         return scheduled_optimizer(
             self.parameter_groups(),
             optimizer=hparams["optimizer"],
             learning_rate=hparams["learning_rate"],
             schedule=hparams["schedule"],
             warmup_epochs=hparams["warmup_epochs"],
-            num_steps=self.trainer.estimated_stepping_batches,
-            num_epochs=self.trainer.max_epochs,
+            num_steps=num_steps,
+            steps_per_epoch=trainer.num_training_batches / trainer.accumulate_grad_batches,
         )
 
     def views(self, images: Tensor, num_views: int) -> Views:

@@ -34,7 +34,7 @@ def scheduled_optimizer(
     schedule: Schedule,
     warmup_epochs: float,
     num_steps: float,
-    num_epochs: int | None,
+    steps_per_epoch: float,
 ) -> OptimizerLRSchedulerConfig:
     """Return an optimizer, and the schedule that takes every group's rate times `rate_factor`.
 
@@ -45,7 +45,7 @@ def scheduled_optimizer(
         schedule: of the rates, a factor a step.
         warmup_epochs: of the linear rise; may be a fraction.
         num_steps: optimizer steps of the whole training.
-        num_epochs: epochs of the whole training; None or -1 when it is given in steps.
+        steps_per_epoch: optimizer steps of one epoch.
 
     Raises:
         ValueError: the training has no end that the schedule could be laid over.
@@ -60,7 +60,7 @@ def scheduled_optimizer(
         chosen = torch.optim.AdamW(groups, lr=learning_rate)
     else:
         chosen = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    warmup = round(warmup_epochs * num_steps / max(num_epochs or 1, 1))
+    warmup = round(warmup_epochs * steps_per_epoch)
     factor = partial(rate_factor, total=int(num_steps), warmup=warmup, schedule=schedule)
     return {
         "optimizer": chosen,

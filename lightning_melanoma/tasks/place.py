@@ -40,9 +40,11 @@ def keep_place(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     loops["state_dict"]["combined_loader"] = [
         corrected(state) if _is_ours(state) else state for state in _loader_states(checkpoint)
     ]
-    if batches["processed"] % trainer.accumulate_grad_batches and not is_over:
+    is_amid = batches["processed"] % trainer.accumulate_grad_batches and not is_over
+    # Those of several processes differ, and those of a step that failed may have a part of it.
+    if is_amid and trainer.world_size == 1 and batches["started"] == batches["processed"]:
         parameters = trainer.lightning_module.named_parameters()
-        gradients = {name: each.grad for name, each in parameters if each.grad is not None}
+        gradients = {name: each.grad.cpu() for name, each in parameters if each.grad is not None}
         checkpoint[GRADIENTS] = gradients
     if trainer.validating:
         # Lightning's own sign of a validation that broke off: it is then run anew.
