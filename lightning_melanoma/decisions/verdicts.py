@@ -40,20 +40,17 @@ class Reference:
         return int(self.targets.sum())
 
 
-def reference_of(
-    calibrations: Sequence[Calibration], *, prevalence: float | None = None
-) -> Reference:
+def reference_of(calibrations: Sequence[Calibration]) -> Reference:
     """Return the rows of one or several checkpoints.
 
     Args:
-        calibrations: at least one.
-        prevalence: that the log-odds are to be of; None for that of each checkpoint.
+        calibrations: at least one; log-odds are those of each one's own prevalence.
 
     Raises:
         ValueError: there is no melanoma among the rows.
     """
     first = calibrations[0]
-    odds = [each.log_odds(each.logits, prevalence=prevalence) for each in calibrations]
+    odds = [each.log_odds(each.logits) for each in calibrations]
     are_the_same = all(
         np.array_equal(each.targets, first.targets)
         and np.array_equal(each.patients, first.patients)

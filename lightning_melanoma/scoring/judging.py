@@ -51,20 +51,25 @@ class Basis:
         return [member.path for member in self.members if member.calibration is None]
 
     def odds(
-        self, said: Sequence[MemberScores], num_views: int
+        self, said: Sequence[MemberScores], num_views: int, *, prevalence: float | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean log-odds of the members: (N,), and (num_views, N) of single views."""
+        """Return the mean log-odds of the members: (N,), and (num_views, N) of single views.
+
+        Those by which images are ranked and decided on have the prevalence of each checkpoint.
+        """
         points, views = [], []
         for member, scores in zip(self.members, said, strict=True):
-            odds = self._log_odds(member, scores.logits[: member.num_views].mean(axis=0))
-            points.append(odds)
-            views.append([self._log_odds(member, row) for row in scores.logits[:num_views]])
+            mean, rows = scores.logits[: member.num_views].mean(axis=0), scores.logits[:num_views]
+            points.append(self._log_odds(member, mean, prevalence))
+            views.append([self._log_odds(member, row, prevalence) for row in rows])
         return np.mean(points, axis=0), np.mean(views, axis=0)
 
-    def _log_odds(self, member: Member, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _log_odds(
+        self, member: Member, logits: NDArray[np.float64], prevalence: float | None
+    ) -> NDArray[np.float64]:
         if self.reference is None or member.calibration is None:
             return logits - member.classifier.prior.shift
-        return member.calibration.log_odds(logits, prevalence=self.prevalence)
+        return member.calibration.log_odds(logits, prevalence=prevalence)
 
 
 def basis_of(
@@ -88,7 +93,7 @@ def basis_of(
     """
     calibrations = [member.calibration for member in members if member.calibration]
     if len(calibrations) == len(members):
-        reference = reference_of(calibrations, prevalence=prevalence)
+        reference = reference_of(calibrations)
         rule = rule_of(reference, sensitivity=sensitivity, miss_rate=miss_rate)
         return Basis(members, prevalence, sensitivity, miss_rate, reference, rule)
     basis = Basis(members, prevalence, sensitivity, miss_rate, None, None)
@@ -119,7 +124,8 @@ def judge_files(
         num_views: over which the range is; 1 for none.
     """
     read = np.array([place not in faults for place in range(len(files))])
-    odds, of_views = (found[..., read] for found in basis.odds(said, num_views))
+    found = basis.odds(said, num_views, prevalence=basis.prevalence)
+    odds, of_views = (each[..., read] for each in found)
     none: NDArray[np.float64] = np.full(len(odds), np.nan)
     numbers = dict.fromkeys(NUMBERS, none)
     numbers["probability"] = probabilities_of(odds)
@@ -131,10 +137,11 @@ def judge_files(
     rarity = np.array([scores.rarity[read] for scores in said])
     is_novel = _is_novel(rarity)
     if basis.reference and basis.rule:
+        own = basis.odds(said, 1, prevalence=None)[0][read]
         numbers["lower"], numbers["upper"] = intervals(
-            basis.reference, odds, prevalence=basis.prevalence
+            basis.reference, own, prevalence=basis.prevalence
         )
-        decisions[:] = np.where(is_novel, REFER, basis.rule.decide(odds))
+        decisions[:] = np.where(is_novel, REFER, basis.rule.decide(own))
     for place in np.flatnonzero(is_novel):
         notes[place] = _novelty_note(float(np.nanmedian(rarity[:, place])), notes[place])
     table = pd.DataFrame({**numbers, "decision": decisions, "note": notes})

@@ -47,12 +47,9 @@ def test_intervals_hold_the_truth_and_follow_the_prevalence():
     # To its own prevalence nothing changes; to another one as Bayes' rule says of log-odds.
     same = intervals(reference_of([known]), odds, prevalence=known.prevalence)
     assert np.concatenate(same) == pytest.approx(np.concatenate([lower, upper]))
-    rare = intervals(
-        reference_of([known], prevalence=0.02),
-        known.log_odds(known.logits, prevalence=0.02)[:50],
-        prevalence=0.02,
-    )
-    before = intervals(reference_of([known]), known.log_odds(known.logits)[:50])
+    own = known.log_odds(known.logits)[:50]
+    rare = intervals(reference_of([known]), own, prevalence=0.02)
+    before = intervals(reference_of([known]), own)
     shift = np.log(0.02 / 0.98) - np.log(known.prevalence / (1 - known.prevalence))
     for low, high in zip(rare, before, strict=True):
         between = (high > 0) & (high < 1)

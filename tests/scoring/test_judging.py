@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lightning_melanoma.decisions.calibrated import Calibration
 from lightning_melanoma.scoring.ensemble import MemberScores, load_member
 from lightning_melanoma.scoring.judging import basis_of, judge_files
 
@@ -37,6 +40,32 @@ def test_an_image_is_reported_where_more_than_half_of_the_gates_do(member):
     # A checkpoint without a gate has no say.
     assert reported(judge(member, [0.01, 0.9], [np.nan, np.nan])) == [True, False]
     assert reported(judge(member, [np.nan, np.nan])) == [False, False]
+
+
+def test_the_prevalence_moves_no_decision_of_checkpoints_calibrated_on_other_images(member):
+    generator = np.random.default_rng(0)
+    members = []
+    for prevalence in (0.4, 0.02):
+        logits = generator.normal(np.log(prevalence / (1 - prevalence)), 1.5, 3000)
+        targets = generator.random(3000) < 1 / (1 + np.exp(-logits))
+        empty = Calibration(prior_shift=0.0, prevalence=targets.mean(), image_size=32, tta=4)
+        own = empty.fitted(logits, targets, np.arange(3000))
+        members.append(replace(member, calibration=own))
+    said = [MemberScores(generator.normal(-1, 2, (4, 300)), np.full(300, np.nan)) for _ in members]
+    tables = [
+        judge_files(
+            list(map(str, range(300))),
+            {},
+            basis=basis_of(members, sensitivity=0.9, miss_rate=0.05, prevalence=prevalence),
+            said=said,
+            num_views=1,
+        )
+        for prevalence in (None, 0.1, 0.2)
+    ]
+    for table in tables[1:]:
+        assert list(table["decision"]) == list(tables[0]["decision"])
+    assert (tables[2]["probability"] > tables[1]["probability"]).all()
+    assert (tables[2]["upper"] >= tables[1]["upper"]).all()
 
 
 def test_what_is_reported_is_referred_whatever_its_probability(member):
