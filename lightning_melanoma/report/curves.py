@@ -81,11 +81,11 @@ def reliability_figure(judgements: Sequence[Judgement]) -> Figure:
     seen = []
     for place, (judgement, color) in enumerate(zip(judgements, _colors(judgements), strict=False)):
         mean, share, low, high = _bins(judgement)
-        # Side by side, so that the intervals of several tables can be told apart.
-        mean = mean * 1.04**place
-        axes.vlines(mean, np.maximum(low, 1e-9), high, color=color, linewidth=1.2, alpha=0.6)
+        # Side by side, so that the intervals of several tables can be told apart; the points stay.
+        beside = mean * 1.02**place
+        axes.vlines(beside, np.maximum(low, 1e-9), high, color=color, linewidth=1.2, alpha=0.6)
         axes.plot(mean[share > 0], share[share > 0], "o-", color=color, markersize=4.5)
-        seen += [mean, share[share > 0], high]
+        seen += [beside, share[share > 0], high]
     values = np.concatenate(seen)
     limits = max(values[values > 0].min() / 1.6, 1e-5), min(values.max() * 1.6, 1.1)
     axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle="--")

@@ -112,10 +112,9 @@ def _small_jpeg(pixels: NDArray[np.uint8]) -> bytes:
 
 def _details(metadata: Mapping[Hashable, Any]) -> str:
     words = []
-    age = metadata.get("age_approx")
-    # -1 and NaN are not known.
-    if not pd.isna(age) and float(age) >= 0:
-        words.append(f"{float(age):g} years")
+    ages = pd.to_numeric(pd.Series([metadata.get("age_approx")]), errors="coerce")
+    # -1, NaN and words are not known.
+    words += [f"{age:g} years" for age in ages if age >= 0]
     for name in ("sex", "anatom_site_general_challenge"):
         value = metadata.get(name)
         # Shards may have codes where there are texts, which say nothing here.

@@ -85,7 +85,7 @@ def _judged(path: str, name: str, known: pd.DataFrame | None, labels: str | None
 
 
 def _read_labels(path: str) -> pd.DataFrame:
-    labels = read_csv(path, "string")
+    labels = read_csv(path, "string", has_missing_words=True)
     check_columns(labels, ["image_name", "target"], path)
     check_unique(labels["image_name"], path)
     return labels[["image_name", *(name for name in _JOINED if name in labels)]]
@@ -138,11 +138,12 @@ def _patients(table: pd.DataFrame) -> "pd.Series[str]":
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
     """Return the shortest ends of the paths, without suffix, that tell them apart."""
-    parts = [Path(path).with_suffix("").parts for path in paths]
-    longest = max(map(len, parts))
-    for length in range(1, longest + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    twice = next(path for path in paths if list(paths).count(path) > 1)
+    files = [Path(path) for path in paths]
+    # With it where nothing else does.
+    for parts in ([file.with_suffix("").parts for file in files], [file.parts for file in files]):
+        for length in range(1, max(map(len, parts)) + 1):
+            names = ["/".join(part[-length:]) for part in parts]
+            if len(set(names)) == len(names):
+                return names
+    twice = next(file for file in files if files.count(file) > 1)
     raise ValueError(f"predictions: expected each table once, found {twice} twice")

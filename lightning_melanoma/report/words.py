@@ -69,7 +69,7 @@ def answer(judgements: Sequence[Judgement]) -> str:
     table = best.table
     subject = "the model" if len(judgements) == 1 else f"{table.name}, the best of them,"
     found, excised = (best.estimates[n] for n in ("sensitivity", "number_needed_to_excise"))
-    cost = "no lesion reaches the operating point"
+    cost = "no melanoma reaches the operating point"
     if found.value > 0:
         cost = (
             f"to find {percent(found.value)} of the melanomas, {number(excised.value, 1)} lesions "

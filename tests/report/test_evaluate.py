@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_melanoma.cli import main
 from lightning_melanoma.predictions import prediction_table, write_predictions
+from lightning_melanoma.report.tables import read_tables
 
 DRAWS = ["--num_draws", "100"]
 
@@ -167,6 +168,26 @@ def test_labels_fill_in_targets_and_patients(table, tmp_path):
     assert found["tables"][0] | {"name": "val"} == whole["tables"][0]
 
 
+def test_words_for_nothing_in_labels_are_nothing(table, tmp_path):
+    bare = rows(target=None, patient_id=None).drop(columns=["sex", "age_approx"])
+    write_predictions(bare, tmp_path / "test.csv")
+    labels = rows(patient_id="NA")[["image_name", "patient_id", "target"]]
+    labels.assign(age_approx="unknown").to_csv(tmp_path / "labels.csv", index=False)
+    (found,) = evaluate(
+        tmp_path / "test.csv", "--labels", tmp_path / "labels.csv", out=tmp_path / "out"
+    )["tables"]
+    assert found["num_patients"] is None
+
+
+def test_tables_are_told_apart_by_what_differs(tmp_path):
+    write_predictions(rows(), tmp_path / "val.csv")
+    write_predictions(rows(), tmp_path / "val.txt")
+    tables = read_tables([str(tmp_path / "val.csv"), str(tmp_path / "val.txt")])
+    assert [table.name for table in tables] == ["val.csv", "val.txt"]
+    with pytest.raises(ValueError, match=r"expected each table once, found .*val\.csv twice"):
+        read_tables([str(tmp_path / "val.csv"), f"{tmp_path}/./val.csv"])
+
+
 def test_table_without_patients_says_that_images_were_drawn(tmp_path):
     write_predictions(rows(patient_id=None), tmp_path / "val.csv")
     (found,) = evaluate(tmp_path / "val.csv", out=tmp_path / "out")["tables"]
@@ -190,7 +211,7 @@ def test_threshold_that_calls_nothing_is_told_so(table, tmp_path, capsys):
     assert found["metrics"]["number_needed_to_excise"]["value"] is None
     assert found["metrics"]["sensitivity"]["value"] == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "no lesion reaches the operating point" in page
+    assert "no melanoma reaches the operating point" in page
 
 
 def test_names_of_a_table_cannot_break_the_page(tmp_path):
