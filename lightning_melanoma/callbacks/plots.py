@@ -108,7 +108,8 @@ class TrainingPlots(Callback):
             self._say_once("plots: curves and augmentations only, nothing was validated")
         elif not np.isfinite(outputs.logits).all():
             self._say_once("plots: curves and augmentations only, some logits are not finite")
-        else:
+        elif "val_log_loss" in history[-1]:
+            # Else they stay those of the last epoch that was validated, and of its training.
             _draw_rankings(task, outputs, folder)
             _draw_probabilities(task, outputs, datamodule, folder)
 
