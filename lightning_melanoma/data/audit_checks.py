@@ -152,7 +152,8 @@ def _check_duplicates(inspection: Inspection) -> Iterator[Finding]:
                 f"{record_of(inspection, row)}: expected an image of its own, found the {what} of "
                 f"{record_of(inspection, first)}{doubt}"
             )
-            yield Finding("duplicates", message, drop=(row,))
+            # Of two that contradict each other, nobody can tell which is right.
+            yield Finding("duplicates", message, drop=(first, row) if doubt else (row,))
         table = table.drop_duplicates(column)
 
 

@@ -5,7 +5,6 @@ it. What the table says about the records is judged in `audit_checks`.
 """
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -192,11 +191,10 @@ class _Inspector:
         return self._kinds.setdefault(text, text)
 
     def _compare_with_name(self, shard: Shard, num_whole: int, num_damaged: int) -> None:
-        claim = re.search(r"-(\d+)\.", shard.name)
-        if claim and int(claim[1]) != num_whole + num_damaged:
+        if shard.num_claimed not in (None, num_whole + num_damaged):
             damaged = f" and {num_damaged} damaged" if num_damaged else ""
             message = (
-                f"shard {shard.url}: expected {int(claim[1])} records by its name, found "
+                f"shard {shard.url}: expected {shard.num_claimed} records by its name, found "
                 f"{num_whole}{damaged}; it is cut off or misnamed, fetch it anew"
             )
             self.findings.append(Finding("counts", message))

@@ -96,10 +96,12 @@ class Exclusion:
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(f"exclude: expected a text file, found other bytes: {path}") from error
-        if not lines or "image_name" not in next(csv.reader(lines[:1])):
-            lines = ["image_name", *lines]
+        is_table = bool(lines) and "image_name" in next(csv.reader(lines[:1]))
+        if not is_table:
+            lines = ["image_name", *(line.strip() for line in lines)]
         for number, row in enumerate(csv.DictReader(lines), start=2):
-            name = (row["image_name"] or "").strip()
+            # As a record has it, spaces included.
+            name = row["image_name"] or ""
             if name:
                 self._places.setdefault(name, set()).add(_place(row, f"{path}: line {number}"))
 

@@ -6,7 +6,6 @@ whether it may be passed over.
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple, NoReturn
@@ -182,11 +181,10 @@ def _plain(value: Value) -> int | float | str:
 
 
 def _compare_with_name(shard: Shard, found: int) -> None:
-    claim = re.search(r"-(\d+)\.", shard.name)
-    if claim and int(claim[1]) != found:
+    if shard.num_claimed not in (None, found):
         _log.warning(
-            "shard %s: its name says %s records, found %d; is the file complete?",
+            "shard %s: its name says %d records, found %d; is the file complete?",
             shard.url,
-            claim[1],
+            shard.num_claimed,
             found,
         )

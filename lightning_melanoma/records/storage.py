@@ -5,6 +5,7 @@ URLs are fsspec's (``gs://``, ``s3://``, ``https://``, ``memory://``, plain path
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,12 @@ class Shard:
     def name(self) -> str:
         """The file's name without its folder."""
         return PurePosixPath(self.url).name
+
+    @property
+    def num_claimed(self) -> int | None:
+        """How many records its name claims as Kaggle's do (``train00-2071.tfrec``), else None."""
+        claim = re.search(r"\d-(\d+)\.", self.name)
+        return int(claim[1]) if claim else None
 
     @property
     def is_remote(self) -> bool:

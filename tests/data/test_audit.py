@@ -210,6 +210,12 @@ def test_a_count_other_than_the_names_is_named(tmp_path, given):
     assert "train00-7.tfrec: expected 7 records by its name, found 6" in str(report["findings"])
 
 
+@pytest.mark.parametrize("name", ["train-00000-of-00002.tfrecord", "isic-2019.tfrec"])
+def test_other_numbers_in_a_name_are_no_counts(tmp_path, given, name):
+    (given / "train00-6.tfrec").rename(given / name)
+    assert not checks_with_faults(report_of(tmp_path, given))
+
+
 FAULTS = {
     "no example": (b"\xff\xff", "fields", "expected a tf.train.Example"),
     "no image": ({"image": None}, "fields", "record 2 at byte"),
@@ -268,8 +274,10 @@ def test_targets_that_disagree_for_one_id_are_named_and_all_dropped(tmp_path, gi
 
 def test_duplicates_with_other_targets_say_so(tmp_path, given):
     write(given, [[record(0), record(1, image=encoded(picture(0)))]])
-    report = report_of(tmp_path, given)
+    report = report_of(tmp_path, given, drop=str(tmp_path / "drop.csv"))
     assert messages(report, "duplicates")[0].endswith("with targets 0 and 1")
+    # Nobody can tell which is right.
+    assert len(pd.read_csv(tmp_path / "drop.csv")) == 2
 
 
 def test_ids_and_patients_on_both_sides_are_named(tmp_path, given, val):

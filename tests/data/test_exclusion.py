@@ -94,3 +94,13 @@ def test_a_file_that_is_no_list_is_an_error(tmp_path, content, error, message):
         path.write_bytes(content)
     with pytest.raises(error, match=message):
         Exclusion(str(path))
+
+
+def test_an_id_in_a_table_is_taken_as_it_is(tmp_path):
+    (tmp_path / "shards").mkdir()
+    write_shards(tmp_path / "shards", num_shards=1, num_records=1, image_name="S ")
+    write_shards(tmp_path / "shards", num_shards=4, num_records=8, prefix="train1", start=100)
+    (tmp_path / "drop.csv").write_text("image_name,reason\nS ,ids\n")
+    names = names_of(datamodule(tmp_path / "shards", str(tmp_path / "drop.csv")))
+    assert len(names) == 32
+    assert "S " not in names
