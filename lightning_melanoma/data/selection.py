@@ -129,6 +129,6 @@ class Selection:
             metadata=self.metadata,
             on_corrupt=self.on_corrupt,
             exclusion=exclusion,
-            must_be_known=setting == "train",
+            must_be_known=setting != "test",
             on_image=on_image,
         )

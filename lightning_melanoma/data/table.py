@@ -153,7 +153,7 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
             "data.metadata %s: no row for %d of %d records", path, (~known).sum(), len(known)
         )
     if not known.any():
-        # Kaggle's train.csv, say, beside test shards, which keep what they tell of themselves.
+        # Test shards beside Kaggle's train.csv, say, keep what they tell of themselves.
         return table
     wanted = ["patient_id", *METADATA] + ([] if "target" in table else ["target"])
     columns = [name for name in wanted if name in named]

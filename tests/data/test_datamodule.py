@@ -111,17 +111,26 @@ def test_metadata_gives_names_and_the_patient(shards, tmp_path):
     assert table["patient"].str.fullmatch(r"shards/IP_000000\d").all()
 
 
-def test_metadata_of_the_training_images_leaves_others_as_they_are(shards, tmp_path, caplog):
+def test_metadata_of_the_training_images_leaves_test_images_as_they_are(shards, tmp_path, caplog):
     csv = tmp_path / "train.csv"
     names = [f"ISIC_{n:07d}" for n in range(32)]
     pd.DataFrame({"image_name": names, "sex": "male"}).to_csv(csv, index=False)
-    write_shards(tmp_path, num_shards=2, num_records=4, start=900, prefix="extra")
-    data = datamodule(shards, metadata=str(csv), extra_train=str(tmp_path / "extra*"))
-    table = data.table("train")
-    assert set(table["sex"][~table["is_extra"]]) == {"male"}
-    assert set(table["sex"][table["is_extra"]]) == {0, 1}
+    data = datamodule(shards, metadata=str(csv))
+    assert set(data.table("train")["sex"]) == {"male"}
     assert set(data.table("test")["sex"]) == {0, 1}
-    assert "no row for 8 of 8 records" in caplog.text
+    assert "no row for 10 of 10 records" in caplog.text
+
+
+def test_metadata_of_the_training_images_alone_cannot_tell_the_patients_of_others(tmp_path):
+    csv = tmp_path / "train.csv"
+    names = [f"ISIC_{n:07d}" for n in range(16)]
+    pd.DataFrame({"image_name": names, "patient_id": names}).to_csv(csv, index=False)
+    write_shards(tmp_path, num_shards=2, num_records=8)
+    write_shards(tmp_path, num_shards=2, num_records=8, start=900, prefix="val")
+    for setting in ("val", "extra_train"):
+        others = {setting: str(tmp_path / "val*"), "split": "shards", "num_folds": 2}
+        with pytest.raises(ValueError, match="such as ISIC_0000900, found none of them"):
+            datamodule(tmp_path, metadata=str(csv), **others).table("train")
 
 
 def test_metadata_without_the_id_column_is_an_error(shards, tmp_path):
