@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from lightning_melanoma.data.early_pixels import EarlyPixels
 from lightning_melanoma.data.pixel_files import PixelFiles
 from lightning_melanoma.data.table import Split
-from lightning_melanoma.records.index import OnImage
 from lightning_melanoma.records.storage import cache_dir
 
 #: Where decoded pixels are kept between epochs.
@@ -151,7 +150,7 @@ class CacheSettings(NamedTuple):
                 f"give data.cache disk, {ways}"
             )
 
-    def early(self, image_size: int) -> OnImage | None:
+    def early(self, image_size: int) -> EarlyPixels | None:
         """Return what keeps the images that pass while shards are indexed; None for nothing.
 
         Memory's cache is left to the first epoch: it has its rows only when all are known.
@@ -163,7 +162,7 @@ class CacheSettings(NamedTuple):
             return None
         folder = self._made_folder()
         free = shutil.disk_usage(folder).free
-        return EarlyPixels(folder, image_size, free if self.size is None else self.size).keep
+        return EarlyPixels(folder, image_size, min(free, self.size or free))
 
     def _made_folder(self) -> Path:
         folder = self._folder()

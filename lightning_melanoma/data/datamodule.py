@@ -243,13 +243,18 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
 
     def _setup_training(self) -> None:
-        early = self._cache.early(self.hparams["image_size"])
-        train, val = self._selection.read_training(early)
-        self._cache.check(
-            len(train.table) + len(val.table),
-            self.hparams["image_size"],
-            num_processes=self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1,
-        )
+        trainer, early = self.trainer, self._cache.early(self.hparams["image_size"])
+        train, val = self._selection.read_training(early.keep if early else None)
+        try:
+            self._cache.check(
+                len(train.table) + len(val.table),
+                self.hparams["image_size"],
+                num_processes=trainer.world_size // trainer.num_nodes if trainer else 1,
+            )
+        except ValueError:
+            if early:
+                early.undo()
+            raise
         self._splits["train"], self._splits["val"] = train, val
 
 

@@ -20,8 +20,8 @@ class EarlyPixels:
     Args:
         folder: of the cache; it exists.
         image_size: pixels of a side.
-        room: bytes that may be taken. Whether all pixels fit is known when their number is, and is
-            not said here.
+        room: bytes that may be taken. Whether all pixels fit is known when their number is: if they
+            do not, `undo`.
     """
 
     def __init__(self, folder: Path, image_size: int, room: int) -> None:
@@ -29,6 +29,7 @@ class EarlyPixels:
         self._shape = (image_size, image_size, 3)
         self._room = room
         self._lock = threading.Lock()
+        self._files: set[Path] = set()
 
     def keep(self, shard: Shard, record: int, image: bytes) -> None:
         """Decode an image and keep its pixels; any number of threads may.
@@ -45,9 +46,14 @@ class EarlyPixels:
             self._room -= pixels.nbytes
         try:
             decode_into(image, pixels)
-            write_record(self._folder, shard, record, pixels)
+            self._files.add(write_record(self._folder, shard, record, pixels))
         except ImageError:
             pass
         except OSError:
             # A full disk: the epoch's own writes tell that.
             self._room = 0
+
+    def undo(self) -> None:
+        """Remove the files that were written to."""
+        for path in self._files:
+            path.unlink(missing_ok=True)

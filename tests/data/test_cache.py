@@ -3,6 +3,7 @@ import os
 import resource
 from contextlib import contextmanager
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -266,3 +267,15 @@ def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp
     out = np.empty((3, 32, 32, 3), np.uint8)
     assert kept.read(np.arange(3), out).tolist() == [False, True, False]
     assert np.array_equal(out[1], decode_image(jpeg(1), 32))
+
+
+def test_early_pixels_of_a_cache_that_does_not_fit_are_removed(shards, tmp_path):
+    memory = fsspec.filesystem("memory")
+    for path in shards.glob("train*"):
+        memory.pipe(f"/too_many/{path.name}", path.read_bytes())
+    settings = {"cache": "disk", "cache_dir": str(tmp_path / "kept"), "image_size": 32}
+    with pytest.raises(ValueError, match=r"data.cache_size: expected at least 98,304 bytes"):
+        MelanomaDataModule(
+            "memory://too_many", split="shards", num_folds=4, cache_size=50_000, **settings
+        ).table("train")
+    assert not list((tmp_path / "kept").iterdir())
