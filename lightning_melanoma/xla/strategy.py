@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 #: What the `strategy` of a Trainer is to be for this one.
 STRATEGY_NAME = "xla_spmd"
 
+# Of a checkpoint: what the device's draws begin from.
+_SEED_KEY = "xla_seed"
 # Odd, 2**32 divided by the golden ratio: neighbouring steps get states far apart.
 _GOLDEN = 0x9E3779B1
 # The random state is a signed 32-bit number above 0.
@@ -201,7 +203,15 @@ class SPMDStrategy(HostStrategy):
     ) -> None:
         sync()
         # CPU tensors load where torch_xla is not installed.
-        super().save_checkpoint(on_cpu(checkpoint), filepath, storage_options=storage_options)
+        kept = {**on_cpu(checkpoint), _SEED_KEY: self._seed}
+        super().save_checkpoint(kept, filepath, storage_options=storage_options)
+
+    @override
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = super().load_checkpoint(*args, **kwargs)
+        # What goes on draws as what was stopped would have, whatever this process was seeded with.
+        self._seed = checkpoint.get(_SEED_KEY, self._seed)
+        return checkpoint
 
     @override
     def teardown(self) -> None:
