@@ -30,7 +30,6 @@ from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import choose_device, keep_freed_memory
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
-from lightning_melanoma.tasks.finetune import FinetuneClassifier
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 
@@ -108,6 +107,21 @@ class MelanomaCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint beat the command line; here it gives the defaults.
         pass
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a model with a checkpoint is built without weights.
+
+        The checkpoint has the whole network, and what the run began with may be out of reach by
+        now. That is still what the config says that is saved.
+        """
+        config = self.config.clone()
+        settings = config[self.subcommand]
+        if settings.ckpt_path and "weights" in settings.model.init_args:
+            settings.model.init_args.weights = "none"
+        self.config_init = self.parser.instantiate_classes(config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
         """Return the trainer with the gate of `fit`, and our progress bar unless another is named.
@@ -221,24 +235,12 @@ def _named_checkpoint(words: Sequence[str]) -> Path | None:
 
 
 def _with_config_of_run(words: Sequence[str]) -> list[str]:
-    """Put the settings of the run that is to go on behind `fit`, ahead of all others.
-
-    Raises:
-        FileNotFoundError: its checkpoint is not there.
-        ValueError: it is no checkpoint of this program.
-    """
+    """Put the settings of the run that is to go on behind `fit`, ahead of all others."""
     path = _named_checkpoint(words)
-    if words[0] != "fit" or path is None:
+    config = path.parent.parent / "config.yaml" if path else None
+    if words[0] != "fit" or config is None or not config.is_file():
         return list(words)
-    config = path.parent.parent / "config.yaml"
-    if not config.is_file():
-        return list(words)
-    own = ["-c", str(config)]
-    _, model = read_checkpoint(path)
-    if model is FinetuneClassifier:
-        # It has the whole network; the weights that the run began with may be out of reach by now.
-        own += ["--model.weights", "none"]
-    return [words[0], *own, *words[1:], "--ckpt_path", str(path)]
+    return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]
 
 
 def _defaults(words: Sequence[str]) -> dict[str, Any]:
