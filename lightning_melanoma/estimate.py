@@ -32,7 +32,7 @@ from lightning_melanoma.xla.estimate_table import format_table
 from lightning_melanoma.xla.optimizer import clip_gradients, make_state, use_lean_adamw
 
 _NEEDED = ("torch_xla", "jax", "libtpu")
-_BFLOAT16 = (None, "bf16-mixed", "bf16")
+_BFLOAT16 = ("bf16-mixed", "bf16")
 _FLOAT32 = ("32-true", "32", 32)
 # Of a training that is never run: the schedule needs an end.
 _STEPS, _EPOCHS = 1000, 10
@@ -68,7 +68,8 @@ class _NoTrainer:
     optimizers: list[torch.optim.Optimizer]
     world_size: int = 1
     estimated_stepping_batches: int = _STEPS
-    max_epochs: int = _EPOCHS
+    num_training_batches: int = _STEPS // _EPOCHS
+    accumulate_grad_batches: int = 1
 
 
 class StepMaker:
@@ -84,12 +85,15 @@ class StepMaker:
     def __init__(self, words: Sequence[str]) -> None:
         cli = EstimateCLI(words)
         trainer = cli.config["fit"].trainer
-        if trainer.precision not in (*_BFLOAT16, *_FLOAT32):
+        # As `choose_device` has it, which leaves float32 where the user names XLA.
+        is_open = "auto" == trainer.accelerator == trainer.strategy
+        precision = trainer.precision or ("bf16-mixed" if is_open else "32-true")
+        if precision not in (*_BFLOAT16, *_FLOAT32):
             raise ValueError(
                 f"trainer.precision: expected bf16-mixed or 32-true on a TPU, found "
-                f"{trainer.precision}; give --trainer.precision bf16-mixed"
+                f"{precision}; give --trainer.precision bf16-mixed"
             )
-        self._is_mixed = trainer.precision in _BFLOAT16
+        self._is_mixed = precision in _BFLOAT16
         self._clip = trainer.gradient_clip_val
         self._clips_values = trainer.gradient_clip_algorithm == "value"
         self._image_size = cli.datamodule.hparams["image_size"]

@@ -6,6 +6,7 @@ tables only, so that ``load_from_checkpoint`` works anywhere and checkpoints loa
 ``weights_only=True``.
 """
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -222,8 +223,10 @@ class MelanomaClassifier(JudgedModule):
             ValueError: the training has no end that the schedule could be laid over.
         """
         hparams, trainer = self.hparams, self.trainer
-        # Reads the loaders, so that the number of batches is known behind it.
         num_steps = trainer.estimated_stepping_batches
+        if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
+            # Of a training that is counted in steps Lightning has not asked for the loader yet.
+            trainer.fit_loop.setup_data()
         return scheduled_optimizer(
             self.parameter_groups(),
             optimizer=hparams["optimizer"],

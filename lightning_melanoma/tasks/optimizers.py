@@ -45,7 +45,7 @@ def scheduled_optimizer(
         schedule: of the rates, a factor a step.
         warmup_epochs: of the linear rise; may be a fraction.
         num_steps: optimizer steps of the whole training.
-        steps_per_epoch: optimizer steps of one epoch.
+        steps_per_epoch: optimizer steps of one epoch; a part of one is one more.
 
     Raises:
         ValueError: the training has no end that the schedule could be laid over.
@@ -60,7 +60,7 @@ def scheduled_optimizer(
         chosen = torch.optim.AdamW(groups, lr=learning_rate)
     else:
         chosen = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    warmup = round(warmup_epochs * steps_per_epoch)
+    warmup = round(warmup_epochs * math.ceil(steps_per_epoch))
     factor = partial(rate_factor, total=int(num_steps), warmup=warmup, schedule=schedule)
     return {
         "optimizer": chosen,

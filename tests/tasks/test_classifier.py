@@ -266,6 +266,20 @@ def test_settings_out_of_range_are_errors(settings, message):
         scratch(**settings)
 
 
+def test_a_training_counted_in_steps_warms_up_for_an_epoch(data, tmp_path):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fitted = trainer(tmp_path, max_epochs=-1, max_steps=20, callbacks=[Watch()])
+    fitted.fit(scratch(warmup_epochs=1.0), data)
+    assert len(rates) == 20
+    assert rates.index(max(rates)) == len(data.loader("train")) - 1
+    assert rates[-1] < 0.1 * max(rates)
+
+
 def test_no_end_of_the_training_is_an_error(data, tmp_path):
     with pytest.raises(ValueError, match=r"trainer.max_epochs: expected a number"):
         trainer(tmp_path, max_epochs=-1).fit(scratch(), data)

@@ -8,6 +8,8 @@ import pytest
 from xla_processes import needs_compiler
 
 from lightning_melanoma.cli import main
+from lightning_melanoma.estimate import _NoTrainer
+from lightning_melanoma.tasks.scratch import ScratchClassifier
 from lightning_melanoma.xla.estimate import StepEstimate, collective_bytes
 from lightning_melanoma.xla.estimate_table import format_table
 
@@ -28,6 +30,13 @@ def refuse(*args):
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.getaddrinfo = refuse
 """
+
+
+def test_a_step_asks_its_trainer_for_nothing_that_is_not_there():
+    task = ScratchClassifier(conv_channels=[4], deconv_channels=[4])
+    task.trainer = _NoTrainer([])
+    made = task.configure_optimizers()
+    assert made["optimizer"].param_groups[0]["lr"] > 0
 
 
 @pytest.fixture(scope="module")
