@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightning_melanoma.decisions.calibration import to_prevalence
 from lightning_melanoma.decisions.novelty import FALSE_ALARMS
 from lightning_melanoma.decisions.verdicts import (
     REFER,
@@ -63,6 +64,14 @@ class Basis:
             points.append(self._log_odds(member, mean, prevalence))
             views.append([self._log_odds(member, row, prevalence) for row in rows])
         return np.mean(points, axis=0), np.mean(views, axis=0)
+
+    def shown(self, odds: float) -> float:
+        """Return log-odds of the rule's scale on that of the table's probabilities."""
+        if self.prevalence is None:
+            return odds
+        own = [member.calibration.prevalence for member in self.members if member.calibration]
+        moved = [to_prevalence(odds, source=each, target=self.prevalence) for each in own]
+        return float(np.mean(moved))
 
     def _log_odds(
         self, member: Member, logits: NDArray[np.float64], prevalence: float | None

@@ -70,8 +70,8 @@ def _settings(basis: Basis) -> dict[str, Any]:
         "prevalence": basis.prevalence,
         "sensitivity": basis.sensitivity,
         "miss_rate": basis.miss_rate,
-        "melanoma_from": rule and _sigmoid(rule.melanoma_from),
-        "benign_below": rule and _sigmoid(rule.benign_below),
+        "melanoma_from": rule and _sigmoid(basis.shown(rule.melanoma_from)),
+        "benign_below": rule and _sigmoid(basis.shown(rule.benign_below)),
         "num_calibration_images": reference and len(reference.targets),
         "num_calibration_melanomas": reference and reference.num_melanomas,
     }
@@ -105,7 +105,7 @@ def _explanation(table: pd.DataFrame, basis: Basis) -> list[str]:
 def _decisions(reference: Reference, rule: Rule, basis: Basis) -> list[str]:
     lowest = f"{lowest_miss_rate(reference.num_melanomas):.2g}"
     melanoma_from, benign_below = (
-        _number(_sigmoid(odds))
+        _number(_sigmoid(basis.shown(odds)))
         for odds in (rule.melanoma_from, min(rule.benign_below, rule.melanoma_from))
     )
     lines = [

@@ -52,16 +52,15 @@ def test_the_prevalence_moves_no_decision_of_checkpoints_calibrated_on_other_ima
         own = empty.fitted(logits, targets, np.arange(3000))
         members.append(replace(member, calibration=own))
     said = [MemberScores(generator.normal(-1, 2, (4, 300)), np.full(300, np.nan)) for _ in members]
-    tables = [
-        judge_files(
-            list(map(str, range(300))),
-            {},
-            basis=basis_of(members, sensitivity=0.9, miss_rate=0.05, prevalence=prevalence),
-            said=said,
-            num_views=1,
-        )
-        for prevalence in (None, 0.1, 0.2)
-    ]
+    names, tables = list(map(str, range(300))), []
+    for prevalence in (None, 0.1, 0.2):
+        basis = basis_of(members, sensitivity=0.9, miss_rate=0.05, prevalence=prevalence)
+        table = judge_files(names, {}, basis=basis, said=said, num_views=1)
+        tables.append(table)
+        # The thresholds that are printed are those of the probabilities beside them.
+        called = table["probability"][table["decision"] == "melanoma"]
+        threshold = 1 / (1 + np.exp(-basis.shown(basis.rule.melanoma_from)))
+        assert called.min() >= threshold > table["probability"].drop(called.index).max()
     for table in tables[1:]:
         assert list(table["decision"]) == list(tables[0]["decision"])
     assert (tables[2]["probability"] > tables[1]["probability"]).all()
