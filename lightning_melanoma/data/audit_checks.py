@@ -139,6 +139,7 @@ def _check_images(inspection: Inspection) -> Iterator[Finding]:
 def _check_duplicates(inspection: Inspection) -> Iterator[Finding]:
     # What is equal in bytes is equal in pixels, so it is named for its bytes only.
     table = inspection.table.drop_duplicates(["image_name", "content"])
+    targets = _numbers(table)
     for column, what in (("content", "bytes"), ("pixels", "pixels")):
         firsts = table[table[column].notna()].drop_duplicates(column)
         first_of = dict(zip(firsts[column], firsts.index, strict=True))
@@ -146,8 +147,8 @@ def _check_duplicates(inspection: Inspection) -> Iterator[Finding]:
             first = first_of[table[column][row]]
             if table["image_name"][row] == table["image_name"][first]:
                 continue
-            targets = {str(table["target"][number]) for number in (first, row)}
-            doubt = f", with targets {' and '.join(sorted(targets))}" if len(targets) > 1 else ""
+            found = sorted(targets[[first, row]].dropna().unique())
+            doubt = f", with targets {found[0]:g} and {found[1]:g}" if len(found) > 1 else ""
             message = (
                 f"{record_of(inspection, row)}: expected an image of its own, found the {what} of "
                 f"{record_of(inspection, first)}{doubt}"

@@ -280,6 +280,14 @@ def test_duplicates_with_other_targets_say_so(tmp_path, given):
     assert len(pd.read_csv(tmp_path / "drop.csv")) == 2
 
 
+def test_an_equal_image_without_a_target_contradicts_nothing(tmp_path, given):
+    image = encoded(picture(0))
+    write(given, [[record(0)], [record(1, image=image, target=None)]])
+    report = report_of(tmp_path, given, drop=str(tmp_path / "drop.csv"))
+    assert "with targets" not in messages(report, "duplicates")[0]
+    assert list(pd.read_csv(tmp_path / "drop.csv")["image_name"]) == ["ISIC_0000001"]
+
+
 def test_ids_and_patients_on_both_sides_are_named(tmp_path, given, val):
     write(val, [[record(3, patient_id=-1), record(101, patient_id=4)]], prefix="val")
     report = report_of(tmp_path, given, val=[str(val)], drop=str(tmp_path / "drop.csv"))
