@@ -85,8 +85,13 @@ def read_pictures(paths: Sequence[str], names: Sequence[str]) -> dict[str, bytes
         OSError: a shard cannot be read.
     """
     shards = find_shards(paths)
-    table = index_shards(shards).table.drop_duplicates("image_name").set_index("image_name")
+    index = index_shards(shards)
+    if index.table.empty:
+        raise index.faults[0]
+    table = index.table.drop_duplicates("image_name").set_index("image_name")
     missing = [name for name in names if name not in table.index]
+    if missing and index.faults:
+        raise index.faults[0]
     if missing:
         raise ValueError(
             f"images: expected the shards to have the {len(names)} images to be shown, found no "

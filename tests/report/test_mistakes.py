@@ -1,4 +1,5 @@
 import base64
+import gzip
 import io
 import json
 import re
@@ -125,6 +126,13 @@ def test_shards_without_the_images_are_one_line(table, tmp_path, capsys):
     line = fails(capsys, *words)
     assert re.search(r"found no record of ISIC_\d+, ISIC_\d+, ISIC_\d+ and \d+ more; name", line)
     assert not (tmp_path / "out").exists()
+
+
+def test_shards_that_cannot_be_unpacked_are_one_line(table, folder, tmp_path, capsys):
+    for path in folder.iterdir():
+        path.write_bytes(gzip.compress(path.read_bytes())[:-10])
+    words = ["--predictions", table, "--out", tmp_path / "out", "--images", folder]
+    assert "expected a whole gzip file" in fails(capsys, *words)
 
 
 def test_image_that_cannot_be_read_is_one_line(table, tmp_path, capsys):
