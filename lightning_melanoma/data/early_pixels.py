@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_melanoma.data.decode import ImageError, decode_into
-from lightning_melanoma.data.pixel_files import write_record
+from lightning_melanoma.data.pixel_files import pixel_file, write_record
 from lightning_melanoma.records.storage import Shard
 
 
@@ -29,7 +29,8 @@ class EarlyPixels:
         self._shape = (image_size, image_size, 3)
         self._room = room
         self._lock = threading.Lock()
-        self._files: set[Path] = set()
+        # Of each file that was written to, whether it is of our making.
+        self._is_new: dict[Path, bool] = {}
 
     def keep(self, shard: Shard, record: int, image: bytes) -> None:
         """Decode an image and keep its pixels; any number of threads may.
@@ -40,13 +41,15 @@ class EarlyPixels:
             image: encoded; one that cannot be decoded is left for the epoch to tell.
         """
         pixels = np.empty(self._shape, np.uint8)
+        path = pixel_file(self._folder, shard, len(pixels))
         with self._lock:
+            self._is_new.setdefault(path, not path.exists())
             if self._room < pixels.nbytes or not shard.version:
                 return
             self._room -= pixels.nbytes
         try:
             decode_into(image, pixels)
-            self._files.add(write_record(self._folder, shard, record, pixels))
+            write_record(self._folder, shard, record, pixels)
         except ImageError:
             pass
         except OSError:
@@ -54,6 +57,7 @@ class EarlyPixels:
             self._room = 0
 
     def undo(self) -> None:
-        """Remove the files that were written to."""
-        for path in self._files:
-            path.unlink(missing_ok=True)
+        """Remove the files that were made."""
+        for path, is_new in self._is_new.items():
+            if is_new:
+                path.unlink(missing_ok=True)

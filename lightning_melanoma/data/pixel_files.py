@@ -147,11 +147,14 @@ class PixelFiles:
         self._lock, self._may_tell = _own_locks()
 
 
-def write_record(folder: Path, shard: Shard, record: int, pixels: NDArray[np.uint8]) -> Path:
-    """Keep the pixels of one record, (S, S, 3) uint8, for whoever opens its shard's file later.
+def pixel_file(folder: Path, shard: Shard, image_size: int) -> Path:
+    """Return where the pixels of a shard are kept, if they are."""
+    name = hashlib.sha256(shard.url.encode()).hexdigest()[:32]
+    return folder / f"{name}-{image_size}.pixels"
 
-    Returns:
-        The file, of all records of that shard.
+
+def write_record(folder: Path, shard: Shard, record: int, pixels: NDArray[np.uint8]) -> None:
+    """Keep the pixels of one record, (S, S, 3) uint8, for whoever opens its shard's file later.
 
     Raises:
         OSError: the file cannot be made or written.
@@ -161,7 +164,6 @@ def write_record(folder: Path, shard: Shard, record: int, pixels: NDArray[np.uin
         _write_slot(file, _start(record, pixels.nbytes), pixels)
     finally:
         os.close(file)
-    return _path(folder, shard, len(pixels))
 
 
 def _own_locks() -> tuple[threading.Lock, Semaphore]:
@@ -174,7 +176,7 @@ def _open_file(folder: Path, shard: Shard, image_size: int) -> int:
         # Nothing would tell that its content has changed: kept for this run only.
         with tempfile.TemporaryFile(dir=folder) as unnamed:
             return os.dup(unnamed.fileno())
-    path = _path(folder, shard, image_size)
+    path = pixel_file(folder, shard, image_size)
     key = _key(shard, image_size)
     while True:
         try:
@@ -186,11 +188,6 @@ def _open_file(folder: Path, shard: Shard, image_size: int) -> int:
             return file
         os.close(file)
         _create(path, key, is_new=False)
-
-
-def _path(folder: Path, shard: Shard, image_size: int) -> Path:
-    name = hashlib.sha256(shard.url.encode()).hexdigest()[:32]
-    return folder / f"{name}-{image_size}.pixels"
 
 
 def _create(path: Path, key: bytes, *, is_new: bool) -> None:

@@ -279,3 +279,15 @@ def test_early_pixels_of_a_cache_that_does_not_fit_are_removed(shards, tmp_path)
             "memory://too_many", split="shards", num_folds=4, cache_size=50_000, **settings
         ).table("train")
     assert not list((tmp_path / "kept").iterdir())
+
+
+def test_what_an_earlier_run_kept_outlives_a_cache_that_does_not_fit(tmp_path):
+    old, new = (Shard(f"gs://bucket/{name}.tfrec", 1000, "1") for name in ("old", "new"))
+    kept = PixelFiles(np.array([[0, 0]]), [old], folder=tmp_path, image_size=32)
+    kept.write(0, decode_image(jpeg(1), 32))
+    early = EarlyPixels(tmp_path, 32, room=10**6)
+    early.keep(old, 1, jpeg(2))
+    early.keep(new, 0, jpeg(3))
+    early.undo()
+    assert kept.read(np.array([0]), np.empty((1, 32, 32, 3), np.uint8)).all()
+    assert len(list(tmp_path.iterdir())) == 1
