@@ -172,13 +172,17 @@ class MelanomaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Have the test shards looked at before hours of training, not after them."""
-        self.datamodule.predicts_after_fit = self.config[self.subcommand].predict_after_fit
+        self.datamodule.predicts_after_fit = self._predicts_after_fit
 
     def after_fit(self) -> None:
         """Calibrate the best checkpoint, and predict from it."""
+        if self._predicts_after_fit:
+            predict_best(self.trainer, self.model, self.datamodule)
+
+    @property
+    def _predicts_after_fit(self) -> bool:
         trainer: Any = self.trainer
-        if self.config[self.subcommand].predict_after_fit and not trainer.fast_dev_run:
-            predict_best(trainer, self.model, self.datamodule)
+        return self.config[self.subcommand].predict_after_fit and not trainer.fast_dev_run
 
 
 def run_trainer_command(words: Sequence[str]) -> None:

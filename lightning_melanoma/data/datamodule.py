@@ -17,7 +17,7 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import Sampling, class_counts
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
-from lightning_melanoma.data.splits import FoldRule
+from lightning_melanoma.data.splits import FoldRule, check_test_shards
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split
 from lightning_melanoma.records import storage
@@ -233,7 +233,10 @@ class MelanomaDataModule(pl.LightningDataModule):
             or (stage == "fit" and self.predicts_after_fit and self.has_test())
         )
         if wants_test and "test" not in self._splits:
-            self._splits["test"] = self._selection.read_test(needs_targets=stage == "test")
+            test = self._selection.read_test(needs_targets=stage == "test")
+            if stage == "fit" and not self._selection.is_demo:
+                check_test_shards(test, self._splits["train"])
+            self._splits["test"] = test
 
     def _sampling(self) -> Sampling:
         return Sampling(

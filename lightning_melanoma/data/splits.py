@@ -55,6 +55,22 @@ def hold_out(split: Split, fold: int) -> tuple[Split, Split]:
     return train, Split(split.shards, split.table[held_out].reset_index(drop=True), [])
 
 
+def check_test_shards(test: Split, train: Split) -> None:
+    """Check that no shard is both trained on and predicted.
+
+    Raises:
+        ValueError: one is.
+    """
+    trained = {shard.url for shard in train.shards}
+    shared = [shard.url for shard in test.shards if shard.url in trained]
+    if shared:
+        raise ValueError(
+            f"data.test: expected shards of its own, found {len(shared)} of {len(test.shards)} in "
+            f"data.train as well, the first {shared[0]}; a folder without files named test* is "
+            "taken whole: name the test shards, or give --predict_after_fit false"
+        )
+
+
 def add_extra(train: Split, extra: Split) -> Split:
     """Return the training split with the records of `data.extra_train` behind it.
 
