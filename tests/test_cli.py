@@ -288,6 +288,7 @@ def test_what_is_wrong_with_test_data_is_said_before_the_training(shards, folder
     assert "nowhere: expected a shard" in error_of(capsys, "fit", *words, "nowhere")
     assert not list(folder.rglob("version_*"))
     main(["fit", *words, "nowhere", "--predict_after_fit", "false", "--trainer.max_epochs", "1"])
+    main(["fit", *words, "nowhere", "--trainer.fast_dev_run", "true"])
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder(shards, folder, capsys):
@@ -621,13 +622,49 @@ def test_convert_writes_shards_that_fit_reads(folder):
 
 
 def test_convert_keeps_ids_and_codes_that_look_like_numbers(folder):
-    (folder / "images").mkdir()
     names = ["0012", "12", "007", "1e3"]
-    for name in names:
-        Image.new("RGB", (32, 32)).save(folder / "images" / f"{name}.png")
-    pd.DataFrame({"id": names, "diagnosis": [1, 2, 1, 2]}).to_csv("table.csv", index=False)
+    plain_images(folder, *names)
     words = ["--columns", "{image_name: id}", "--melanoma", "['1']", "--num_shards", "1"]
-    main(["convert", "--images", "images", "--csv", "table.csv", "--out", "shards", *words])
-    table = read_split("shards", prefix="train", metadata=None, on_corrupt="raise").table
+    given = pd.DataFrame({"id": names, "diagnosis": [1, 2, 1, 2]})
+    table = convert(given, "shards", *words)
     targets = dict(zip(table["image_name"], table["target"], strict=True))
     assert targets == {"0012": 1, "12": 0, "007": 1, "1e3": 0}
+
+
+def plain_images(folder, *names):
+    (folder / "images").mkdir()
+    for name in names:
+        Image.new("RGB", (32, 32)).save(folder / "images" / f"{name}.png")
+
+
+def convert(table, out, *words):
+    table.to_csv("table.csv", index=False)
+    main(["convert", "--images", "images", "--csv", "table.csv", "--out", out, *words])
+    return read_split(out, prefix="train", metadata=None, on_corrupt="raise").table
+
+
+def test_convert_spreads_images_of_nobody_and_keeps_patients_whole(folder, capsys):
+    names = [f"a{n}" for n in range(6)]
+    plain_images(folder, *names)
+    table = pd.DataFrame({"image_name": names, "target": 0, "patient_id": -1})
+    found = convert(table, "out", "--num_shards", "3")
+    assert found["shard"].value_counts().tolist() == [2, 2, 2]
+    table.assign(patient_id=["p", "q"] * 3).to_csv("table.csv", index=False)
+    words = ["--images", "images", "--csv", "table.csv", "--out", "two", "--num_shards", "3"]
+    assert "num_shards: expected at most 2, found 3" in error_of(capsys, "convert", *words)
+    assert not (folder / "two").exists()
+
+
+def test_convert_takes_the_column_that_is_named_for_one_of_ours(folder):
+    plain_images(folder, "a", "b")
+    table = pd.DataFrame({"image_name": ["a", "b"], "diagnosis": "x", "dx": ["mel", "nv"]})
+    words = ["--columns", "{diagnosis: dx}", "--melanoma", "[mel]", "--num_shards", "1"]
+    assert set(convert(table, "out", *words)["diagnosis"]) == {"mel", "nv"}
+
+
+def test_shards_that_are_trained_on_are_not_the_test_shards(shards, folder, capsys):
+    for path in shards.glob("test*"):
+        path.unlink()
+    words = ["--data.train", str(shards), "--data.test", str(shards), *SMALL]
+    assert "data.test: expected shards of its own" in error_of(capsys, "fit", *words)
+    assert not list(folder.rglob("version_*"))

@@ -102,6 +102,8 @@ def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) 
             f"columns: expected columns of {path}, found no {', '.join(missing)}; it has "
             f"{', '.join(table.columns)}"
         )
+    replaced = [ours for ours, theirs in columns.items() if ours != theirs and ours in table]
+    table = table.drop(columns=replaced)
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     if "image_name" not in table:
         raise ValueError(
@@ -145,11 +147,19 @@ def _find_images(folder: str, names: list[str]) -> list[Path]:
 
 
 def _assign(table: pd.DataFrame, num_shards: int) -> NDArray[np.int64]:
-    patients = (
-        table["patient_id"].fillna("").astype(str) if "patient_id" in table else [""] * len(table)
-    )
+    patients = pd.Series("", index=table.index)
+    if "patient_id" in table:
+        # -1 is nobody, as in records.
+        patients = table["patient_id"].fillna("").astype(str).replace(["-1", "-1.0"], "")
     strata = table["target"].astype(str) if "target" in table else ["unknown"] * len(table)
-    return patient_folds(list(patients), list(strata), num_folds=num_shards, seed=0)
+    shards = patient_folds(list(patients), list(strata), num_folds=num_shards, seed=0)
+    num_filled = len(np.unique(shards))
+    if num_filled < num_shards:
+        raise ValueError(
+            f"num_shards: expected at most {num_filled}, found {num_shards}, since a patient's "
+            f"images stay in one; give --num_shards {num_filled}"
+        )
+    return shards
 
 
 def _encode(path: Path, image_size: int) -> bytes:
