@@ -4,7 +4,6 @@ Fresh memory of this size comes from the kernel page by page, each of them clear
 of 256 pixels in batches of 256, a twentieth of decoding it.
 """
 
-import threading
 import weakref
 from functools import partial
 from typing import Any
@@ -25,7 +24,6 @@ class BatchBuffers:
         self._shape = shape
         self._num_kept = num_kept
         self._idle: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
 
     def take(self) -> NDArray[np.uint8]:
         """Return an array of undefined content, which is the caller's until the last use of it.
@@ -33,8 +31,11 @@ class BatchBuffers:
         A tensor made of it counts as a use, and so do views of that tensor. Views made by numpy do
         not: they must not outlive the array that was returned.
         """
-        with self._lock:
-            whole = self._idle.pop() if self._idle else np.empty(self._shape, np.uint8)
+        # Without a lock: the garbage collector may call `_take_back` anywhere, here as well.
+        try:
+            whole = self._idle.pop()
+        except IndexError:
+            whole = np.empty(self._shape, np.uint8)
         # The view lives as long as the tensors made of it: torch keeps what it was made of.
         lent = whole.view()
         weakref.finalize(lent, self._take_back, whole).atexit = False
@@ -45,6 +46,6 @@ class BatchBuffers:
         return partial(type(self), num_kept=self._num_kept), (self._shape,)
 
     def _take_back(self, whole: NDArray[np.uint8]) -> None:
-        with self._lock:
-            if len(self._idle) < self._num_kept:
-                self._idle.append(whole)
+        # Threads that come at once may keep one more each.
+        if len(self._idle) < self._num_kept:
+            self._idle.append(whole)

@@ -1,5 +1,6 @@
 import gc
 
+import numpy as np
 import torch
 
 from lightning_melanoma.data.buffers import BatchBuffers
@@ -29,3 +30,17 @@ def test_no_more_memory_is_kept_than_agreed():
     lent = [buffers.take() for _ in range(5)]
     lent.clear()
     assert len(buffers._idle) == 2
+
+
+def test_a_batch_that_is_freed_amid_a_take_comes_back():
+    buffers = BatchBuffers((1, 2, 2, 3), num_kept=2)
+
+    class Freed(list):
+        """The collector may run anywhere, and free a batch that was in a cycle."""
+
+        def pop(self):
+            buffers._take_back(np.empty((1, 2, 2, 3), np.uint8))
+            return super().pop()
+
+    buffers._idle = Freed()
+    assert buffers.take().shape == (1, 2, 2, 3)
