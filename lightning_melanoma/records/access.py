@@ -98,12 +98,12 @@ def _google_identities() -> list[dict[str, Any]]:
         "requests_timeout": TIMEOUT,
         "session_kwargs": {"middlewares": (repeat_request,)},
     }
-    if _is_configured("gs") or _is_configured("gcs"):
-        return [common]
     anonymous = {**common, "token": "anon"}
-    # An emulator knows nobody, and must not be sent real credentials.
+    # An emulator knows nobody, and must not be sent real credentials, whatever is configured.
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return [anonymous]
+    if _is_configured("gs") or _is_configured("gcs"):
+        return [common]
     return [anonymous, {**common, "token": "google_default"}]
 
 

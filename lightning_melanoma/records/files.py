@@ -1,9 +1,9 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
-import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,17 +20,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: the folder cannot be made or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Unlike mkstemp's, an ordinary file, which others may read; a name that nobody else has.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with aside.open("xb") as stream:
             yield stream
-        # mkstemp makes files that only their owner may read; a result is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(aside).chmod(0o666 & ~umask)
-        Path(aside).replace(path)
+        aside.replace(path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 

@@ -60,6 +60,23 @@ class HostStrategy(Strategy):
     def is_global_zero(self) -> bool:
         return self.global_rank == 0
 
+    @property
+    def num_nodes(self) -> int:
+        """The number of hosts, each of which has one process.
+
+        Raises:
+            ValueError: it is set to another number than PJRT knows; Lightning's default is 1.
+        """
+        return self.world_size
+
+    @num_nodes.setter
+    def num_nodes(self, number: int) -> None:
+        if number not in (1, self.world_size):
+            raise ValueError(
+                f"trainer.num_nodes: expected {self.world_size}, the hosts that PJRT knows, found "
+                f"{number}; leave it out"
+            )
+
     def set_world_ranks(self) -> None:
         """Tell Lightning's logging which host this is."""
         rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # Lightning's way

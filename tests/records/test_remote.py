@@ -152,6 +152,11 @@ def test_credentials_are_used_where_a_bucket_denies_strangers(service, monkeypat
     assert service.requests["content"] == 2
 
 
+def test_an_emulator_is_sent_no_credentials_whatever_is_configured(service, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "google_default"})
+    assert [identity["token"] for identity in access._google_identities()] == ["anon"]
+
+
 def service_account(url: str) -> dict[str, str]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
