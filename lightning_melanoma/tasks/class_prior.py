@@ -13,8 +13,8 @@ class ClassPrior(nn.Module):
     """Counts and weights of benign and melanoma in the training split, kept in the checkpoint.
 
     Attributes:
-        counts: (2,) float64, records of benign and melanoma; zeros before the first training.
-        shown: (2,) float64, images of each in an epoch: more where melanomas are repeated.
+        counts: (2,) int64, records of benign and melanoma; zeros before the first training.
+        shown: (2,) int64, images of each in an epoch: more where melanomas are repeated.
         weights: (2,) float32, their weights in the loss.
     """
 
@@ -24,10 +24,8 @@ class ClassPrior(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Whole numbers, which are averaged as the weights are: integers, or digits as few as those
-        # of float32, would lose one now and then.
-        self.register_buffer("counts", torch.zeros(2, dtype=torch.float64))
-        self.register_buffer("shown", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("shown", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("weights", torch.ones(2))
 
     @property
@@ -73,4 +71,4 @@ class ClassPrior(nn.Module):
 
 def _pair(counts: Tensor) -> tuple[int, int]:
     benign, melanoma = counts.tolist()
-    return round(benign), round(melanoma)
+    return benign, melanoma

@@ -184,6 +184,8 @@ class MelanomaClassifier(JudgedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves and the class that this is a checkpoint of."""
+        # Averages of weights are of whole numbers as well, and may lose one.
+        checkpoint["state_dict"].update(self.prior.state_dict(prefix="prior."))
         checkpoint["epochs"] = self.epochs.state_dict()
         checkpoint["model_class"] = type(self).__name__
         if self._trainer is not None and "loops" in checkpoint:
