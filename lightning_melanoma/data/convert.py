@@ -102,8 +102,10 @@ def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) 
             f"columns: expected columns of {path}, found no {', '.join(missing)}; it has "
             f"{', '.join(table.columns)}"
         )
-    replaced = [ours for ours, theirs in columns.items() if ours != theirs and ours in table]
-    table = table.drop(columns=replaced)
+    # A column of one of our names that another is to have, unless it is wanted itself.
+    table = table.drop(
+        columns=[name for name in columns if name not in columns.values()], errors="ignore"
+    )
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     if "image_name" not in table:
         raise ValueError(
