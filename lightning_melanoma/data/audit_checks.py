@@ -143,18 +143,20 @@ def _check_duplicates(inspection: Inspection) -> Iterator[Finding]:
     for column, what in (("content", "bytes"), ("pixels", "pixels")):
         firsts = table[table[column].notna()].drop_duplicates(column)
         first_of = dict(zip(firsts[column], firsts.index, strict=True))
+        found = targets.groupby(table[column]).nunique()
+        doubted = set(found.index[found > 1])
         for row in table.index[table[column].notna() & table[column].duplicated()]:
             first = first_of[table[column][row]]
             if table["image_name"][row] == table["image_name"][first]:
                 continue
-            found = sorted(targets[[first, row]].dropna().unique())
-            doubt = f", with targets {found[0]:g} and {found[1]:g}" if len(found) > 1 else ""
+            is_doubted = table[column][row] in doubted
+            doubt = "; copies of it have different targets" if is_doubted else ""
             message = (
                 f"{record_of(inspection, row)}: expected an image of its own, found the {what} of "
                 f"{record_of(inspection, first)}{doubt}"
             )
-            # Of two that contradict each other, nobody can tell which is right.
-            yield Finding("duplicates", message, drop=(first, row) if doubt else (row,))
+            # Of copies that contradict each other, nobody can tell which is right.
+            yield Finding("duplicates", message, drop=(first, row) if is_doubted else (row,))
         table = table.drop_duplicates(column)
 
 

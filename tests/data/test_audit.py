@@ -275,7 +275,7 @@ def test_targets_that_disagree_for_one_id_are_named_and_all_dropped(tmp_path, gi
 def test_duplicates_with_other_targets_say_so(tmp_path, given):
     write(given, [[record(0), record(1, image=encoded(picture(0)))]])
     report = report_of(tmp_path, given, drop=str(tmp_path / "drop.csv"))
-    assert messages(report, "duplicates")[0].endswith("with targets 0 and 1")
+    assert messages(report, "duplicates")[0].endswith("copies of it have different targets")
     # Nobody can tell which is right.
     assert len(pd.read_csv(tmp_path / "drop.csv")) == 2
 
@@ -284,8 +284,19 @@ def test_an_equal_image_without_a_target_contradicts_nothing(tmp_path, given):
     image = encoded(picture(0))
     write(given, [[record(0)], [record(1, image=image, target=None)]])
     report = report_of(tmp_path, given, drop=str(tmp_path / "drop.csv"))
-    assert "with targets" not in messages(report, "duplicates")[0]
+    assert "different" not in messages(report, "duplicates")[0]
     assert list(pd.read_csv(tmp_path / "drop.csv")["image_name"]) == ["ISIC_0000001"]
+
+
+def test_contradicting_copies_of_an_image_without_a_target_are_all_dropped(tmp_path, given):
+    image = encoded(picture(0))
+    targets = (None, 0, 1)
+    copies = [record(n, image=image, target=target) for n, target in enumerate(targets)]
+    write(given, [copies])
+    report_of(tmp_path, given, drop=str(tmp_path / "drop.csv"))
+    assert set(pd.read_csv(tmp_path / "drop.csv")["image_name"]) == {
+        f"ISIC_{n:07d}" for n in range(3)
+    }
 
 
 def test_ids_and_patients_on_both_sides_are_named(tmp_path, given, val):
