@@ -61,12 +61,12 @@ def check_test_shards(test: Split, train: Split) -> None:
     Raises:
         ValueError: one is.
     """
-    trained = {shard.url for shard in train.shards}
+    trained = {train.shards[number].url for number in train.table["shard"].unique()}
     shared = [shard.url for shard in test.shards if shard.url in trained]
     if shared:
         raise ValueError(
-            f"data.test: expected shards of its own, found {len(shared)} of {len(test.shards)} in "
-            f"data.train as well, the first {shared[0]}; a folder without files named test* is "
+            f"data.test: expected shards of its own, found {len(shared)} of {len(test.shards)} "
+            f"trained on as well, the first {shared[0]}; a folder without files named test* is "
             "taken whole: name the test shards, or give --predict_after_fit false"
         )
 
