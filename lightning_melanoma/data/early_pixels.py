@@ -43,10 +43,10 @@ class EarlyPixels:
         pixels = np.empty(self._shape, np.uint8)
         path = pixel_file(self._folder, shard, len(pixels))
         with self._lock:
-            self._is_new.setdefault(path, not path.exists())
             if self._room < pixels.nbytes or not shard.version:
                 return
             self._room -= pixels.nbytes
+            self._is_new.setdefault(path, not path.exists())
         try:
             decode_into(image, pixels)
             write_record(self._folder, shard, record, pixels)

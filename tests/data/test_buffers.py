@@ -1,4 +1,5 @@
 import gc
+import threading
 
 import numpy as np
 import torch
@@ -43,4 +44,8 @@ def test_a_batch_that_is_freed_amid_a_take_comes_back():
             return super().pop()
 
     buffers._idle = Freed()
-    assert buffers.take().shape == (1, 2, 2, 3)
+    taking = threading.Thread(target=buffers.take, daemon=True)
+    taking.start()
+    # A thread that waits for itself would never end.
+    taking.join(timeout=60)
+    assert not taking.is_alive()

@@ -8,7 +8,7 @@ import pytest
 from xla_processes import needs_compiler
 
 from lightning_melanoma.cli import main
-from lightning_melanoma.estimate import _NoTrainer
+from lightning_melanoma.estimate import StepMaker, _NoTrainer
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 from lightning_melanoma.xla.estimate import StepEstimate, collective_bytes
 from lightning_melanoma.xla.estimate_table import format_table
@@ -37,6 +37,14 @@ def test_a_step_asks_its_trainer_for_nothing_that_is_not_there():
     task.trainer = _NoTrainer([])
     made = task.configure_optimizers()
     assert made["optimizer"].param_groups[0]["lr"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "is_mixed"),
+    [([], True), (["--trainer.accelerator", "xla"], False), (["--trainer.precision", "32"], False)],
+)
+def test_the_precision_is_that_of_fit(words, is_mixed):
+    assert StepMaker([*SMALL, *words])._is_mixed == is_mixed
 
 
 @pytest.fixture(scope="module")

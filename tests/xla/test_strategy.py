@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from lightning_melanoma.xla import pjrt
+from lightning_melanoma.xla.strategy import SPMDStrategy
+
 pytestmark = pytest.mark.slow
 
 
@@ -87,3 +90,14 @@ def test_a_fit_on_the_cpu_before_xla_is_told_in_one_line(program):
     message = program("alternating", "cpu", "xla")
     assert "before the first backward pass of this process" in message
     assert "\n" not in message
+
+
+def test_each_host_is_a_node_with_one_process(monkeypatch):
+    monkeypatch.setattr(pjrt, "process_count", lambda: 4)
+    # Without PJRT, which a process starts once.
+    strategy = SPMDStrategy.__new__(SPMDStrategy)
+    assert strategy.world_size // strategy.num_nodes == 1
+    for number in (1, 4):
+        strategy.num_nodes = number
+    with pytest.raises(ValueError, match=r"trainer.num_nodes: expected 4, the hosts .*, found 3"):
+        strategy.num_nodes = 3
