@@ -2,7 +2,8 @@
 
 `lesions` and `skin` draw the pictures, `patients` the tables; here they become shards and CSV files
 with the names, columns and record fields of SIIM-ISIC 2020. Everything is a pure function of the
-arguments: equal seeds give equal bytes, with any number of threads.
+arguments: equal seeds give equal bytes, with any number of threads. (On a processor without AVX2
+numpy rounds some functions otherwise, and a pixel may be another.)
 """
 
 import logging
