@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_melanoma.augment.color import unit_range
 from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.data.draws import run_seed, step_seed
+from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
@@ -36,7 +36,7 @@ from lightning_melanoma.tasks.losses import (
 )
 from lightning_melanoma.tasks.optimizers import Schedule, decayed_groups, scheduled_optimizer
 from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
-from lightning_melanoma.tasks.place import GRADIENTS, keep_place, take_place
+from lightning_melanoma.tasks.place import GRADIENTS, keep_place, seed_of, take_place
 from lightning_melanoma.tasks.views import Embedding, Views, look
 
 
@@ -145,11 +145,8 @@ class MelanomaClassifier(JudgedModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
-        # Not the process's own: a run that goes on has the seed of the one that was stopped.
-        data: object = self.trainer.datamodule  # type: ignore[attr-defined]  # it has
-        ours = data.loader("train").source if isinstance(data, MelanomaDataModule) else None
-        seed = run_seed() if ours is None else ours.seed
-        torch.manual_seed(step_seed(seed, self.current_epoch, batch_idx, rank=self.global_rank))
+        place = self.current_epoch, batch_idx
+        torch.manual_seed(step_seed(seed_of(self.trainer), *place, rank=self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> TrainingOutputs:
         """Return the weighted loss of an augmented batch, the mean of its valid rows, and those."""

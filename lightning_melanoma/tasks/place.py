@@ -13,6 +13,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.draws import run_seed
+from lightning_melanoma.data.loader import MelanomaLoader
 
 #: Where a checkpoint keeps gradients that are being accumulated, (parameter's shape) by its name.
 GRADIENTS = "accumulated_gradients"
@@ -65,11 +67,22 @@ def take_place(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     Raises:
         ValueError: the place is one in other data, or in batches of another size.
     """
+    # Else no training data is wanted, nor may be there.
+    if trainer.state.fn == TrainerFn.FITTING and (loader := _loader_of(trainer)) is not None:
+        for state in filter(_is_ours, _loader_states(checkpoint)):
+            loader.load_state_dict(state)
+
+
+def seed_of(trainer: pl.Trainer) -> int:
+    """Return the seed of a training: of one that goes on, that of the run that was stopped."""
+    loader = _loader_of(trainer)
+    return run_seed() if loader is None else loader.source.seed
+
+
+def _loader_of(trainer: pl.Trainer) -> MelanomaLoader | None:
     # Lightning's annotation leaves out that there may be none.
     data: object = trainer.datamodule  # type: ignore[attr-defined]
-    if trainer.state.fn == TrainerFn.FITTING and isinstance(data, MelanomaDataModule):
-        for state in filter(_is_ours, _loader_states(checkpoint)):
-            data.loader("train").load_state_dict(state)
+    return data.loader("train") if isinstance(data, MelanomaDataModule) else None
 
 
 def _loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
