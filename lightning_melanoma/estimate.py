@@ -50,12 +50,7 @@ class EstimateCLI(MelanomaCLI):
 
     def instantiate_classes(self) -> None:
         """Build model and data; weights are never fetched."""
-        settings = self.config["fit"]
-        if "weights" in settings.model.init_args:
-            settings.model.init_args.weights = "none"
-        self.config_init = self.parser.instantiate_classes(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
+        self.build_model(with_weights=False)
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass

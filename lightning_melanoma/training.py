@@ -114,14 +114,18 @@ class MelanomaCLI(LightningCLI):
         The checkpoint has the whole network, and what the run began with may be out of reach by
         now. That is still what the config says that is saved.
         """
+        self.build_model(with_weights=not self.config[self.subcommand].ckpt_path)
+        self.trainer = self.instantiate_trainer()
+
+    def build_model(self, *, with_weights: bool) -> None:
+        """Build data and model, which fetches no weights unless it is to have them."""
         config = self.config.clone()
-        settings = config[self.subcommand]
-        if settings.ckpt_path and "weights" in settings.model.init_args:
-            settings.model.init_args.weights = "none"
+        model = config[self.subcommand].model
+        if not with_weights and "weights" in model.init_args:
+            model.init_args.weights = "none"
         self.config_init = self.parser.instantiate_classes(config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
-        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's own
         """Return the trainer with the gate of `fit`, and our progress bar unless another is named.

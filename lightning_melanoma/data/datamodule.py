@@ -234,7 +234,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
         if wants_test and "test" not in self._splits:
             test = self._selection.read_test(needs_targets=stage == "test")
-            if stage == "fit" and not self._selection.is_demo:
+            if stage == "fit":
                 check_test_shards(test, self._splits["train"])
             self._splits["test"] = test
 
