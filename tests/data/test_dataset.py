@@ -1,4 +1,5 @@
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -130,6 +131,17 @@ def test_no_two_batches_of_a_worker_share_memory_which_moves_when_one_is_sent(sp
     for batch in dataset(split):
         for field in batch:
             assert field.untyped_storage().nbytes() == field.nbytes
+
+
+@pytest.mark.parametrize(("before", "after"), [(5e-3, 1e-4), (1e-5, 1e-5)])
+def test_no_thread_keeps_those_that_decode_waiting_for_long(split, before, after):
+    usual = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(before)
+        next(iter(dataset(split)))
+        assert sys.getswitchinterval() == pytest.approx(after)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_unshuffled_rows_come_in_the_order_of_the_records(split):
