@@ -27,11 +27,13 @@ from lightning_melanoma.callbacks.plots import TrainingPlots
 from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
+from lightning_melanoma.checkpoint_settings import (
+    model_and_data_defaults,
+    with_config_of_run,
+)
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import choose_device, keep_freed_memory
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
-from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
-from lightning_melanoma.tasks.scratch import ScratchClassifier
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class MelanomaCLI(LightningCLI):
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._defaults = _defaults(words)
+        self._defaults = model_and_data_defaults(words)
         commands = LightningCLI.subcommands()
         super().__init__(
             MelanomaClassifier,
@@ -214,7 +216,7 @@ def run_trainer_command(words: Sequence[str]) -> None:
 
     before = signal.signal(signal.SIGINT, end_after_the_step)
     try:
-        MelanomaCLI(_with_config_of_run(words))
+        MelanomaCLI(with_config_of_run(words))
     except SystemExit as end:
         # Lightning leaves with status 1 after a KeyboardInterrupt.
         if not received and not isinstance(end, SIGTERMException):
@@ -232,42 +234,3 @@ def _remove_if_empty(folder: str | None) -> None:
         shutil.rmtree(folder)
         if not any(Path(folder).parent.iterdir()):
             Path(folder).parent.rmdir()
-
-
-def _named_checkpoint(words: Sequence[str]) -> Path | None:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, sign, value = word.partition("=")
-        if name == "--ckpt_path":
-            return Path(value if sign else following)
-    return None
-
-
-def _with_config_of_run(words: Sequence[str]) -> list[str]:
-    """Put the settings of the run that is to go on behind `fit`, ahead of all others."""
-    path = _named_checkpoint(words)
-    config = path.parent.parent / "config.yaml" if path else None
-    if words[0] != "fit" or config is None or not config.is_file():
-        return list(words)
-    return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]
-
-
-def _defaults(words: Sequence[str]) -> dict[str, Any]:
-    """Return the defaults of model and data: those of the checkpoint that the words name, if any.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no checkpoint of this program.
-    """
-    path = _named_checkpoint(words)
-    if path is None:
-        return {"model": {"class_path": _class_path(ScratchClassifier)}}
-    checkpoint, model = read_checkpoint(path)
-    own = {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"}
-    return {
-        "model": {"class_path": _class_path(model), "init_args": own},
-        **{f"data.{name}": value for name, value in data_settings(checkpoint).items()},
-    }
-
-
-def _class_path(model: type) -> str:
-    return f"{model.__module__}.{model.__qualname__}"

@@ -156,8 +156,9 @@ class MelanomaClassifier(JudgedModule):
         self.epochs.learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
         logits = self._classify(images)
         losses = self._losses(logits, targets)
+        num_valid = self._valid_rows_a_rank(batch.valid)
         return {
-            "loss": self._mean_over_devices(losses, batch.valid),
+            "loss": masked_mean(losses, batch.valid, num_valid=num_valid),
             "outputs": step_outputs(batch, logits, targets, losses),
         }
 
@@ -263,11 +264,11 @@ class MelanomaClassifier(JudgedModule):
             focal_gamma=self.hparams["focal_gamma"],
         )
 
-    def _mean_over_devices(self, losses: Tensor, valid: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return masked_mean(losses, valid)
+    def _valid_rows_a_rank(self, valid: Tensor) -> Tensor | None:
         # Ranks average their gradients, so each divides by its share of all valid rows.
+        if self.trainer.world_size == 1:
+            return None
         totals = self.all_gather(valid.sum())
         assert isinstance(totals, Tensor)
         # One total for each rank, or that of the global batch where a step sees all of it.
-        return (losses * valid).sum() / (totals.sum() / totals.numel()).clamp_min(1)
+        return totals.sum() / totals.numel()

@@ -93,10 +93,16 @@ def weighted_bce(
     return loss * (weights[0] + (weights[1] - weights[0]) * targets)
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean of the valid rows: sum(valid x value) / sum(valid), 0 when none is valid."""
+def masked_mean(values: Tensor, valid: Tensor, *, num_valid: Tensor | None = None) -> Tensor:
+    """Return the mean of the valid rows, sum(valid x value) / sum(valid); 0 when none is valid.
+
+    Args:
+        values: (B,) float.
+        valid: (B,) bool.
+        num_valid: () to divide by instead of the valid rows here.
+    """
     mask = valid.to(values.dtype)
-    return (values * mask).sum() / mask.sum().clamp_min(1)
+    return (values * mask).sum() / (mask.sum() if num_valid is None else num_valid).clamp_min(1)
 
 
 def check_loss_settings(label_smoothing: float, focal_gamma: float, weights: ClassWeights) -> None:
