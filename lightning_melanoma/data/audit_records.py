@@ -17,7 +17,7 @@ from lightning_melanoma.data.exclusion import Exclusion, shard_label
 from lightning_melanoma.data.fingerprint import Fingerprint, fingerprint, header_fingerprint
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.data.table import add_patients
-from lightning_melanoma.records.example import Value, parse_example
+from lightning_melanoma.records.example import Value, parse_example, plain_fields
 from lightning_melanoma.records.reader import ShardReader
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
@@ -166,20 +166,19 @@ class _Inspector:
         except ValueError as error:
             self.findings.append(Finding("fields", f"{where}: {error}"))
             return
-        image, name = fields.get("image"), fields.get("image_name")
-        if not isinstance(image, bytes) or not isinstance(name, bytes):
+        image = fields.get("image")
+        if not isinstance(image, bytes) or "image_name" not in fields:
             message = (
-                f"{where}: expected fields image:bytes and image_name:bytes, found "
+                f"{where}: expected fields image:bytes and image_name, found "
                 f"{self._describe(fields) or 'none'}"
             )
             self.findings.append(Finding("fields", message))
             return
-        text = {"image_name": name.decode(errors="replace")}
-        if self._exclusion.covers(text["image_name"], shard=shard, record=record.number):
+        plain = plain_fields(fields)
+        if self._exclusion.covers(str(plain["image_name"]), shard=shard, record=record.number):
             return
         place = {"shard": number, "record": record.number, "offset": record.offset}
-        others = {key: _plain(value) for key, value in fields.items() if key != "image"}
-        row = others | text | place | {"fields": self._describe(fields)}
+        row = plain | place | {"fields": self._describe(fields)}
         self.rows.append(row)
         self._waiting.append((row, self._pool.submit(self._look, image)))
         # Few enough images for memory, enough to keep every thread busy.
@@ -216,7 +215,3 @@ def _renamed(found: Fingerprint) -> dict[str, Any]:
     # `width` and `height` are fields of the records as well: the size before they were shrunk.
     values = found._asdict()
     return {("image_" + name if name in METADATA else name): values[name] for name in values}
-
-
-def _plain(value: Value) -> int | float | str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -5,6 +5,8 @@ every so-many-th of them. So the records of an epoch, and their order, are the s
 of ranks, workers and threads. Decoding runs in threads, a few batches ahead.
 """
 
+import functools
+import hashlib
 import itertools
 import os
 import sys
@@ -119,15 +121,27 @@ class MelanomaDataset(IterableDataset[Batch]):
         """Global batches of an epoch: each rank yields as many."""
         return -(-self.num_records // self.batch_size)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What orders rest on besides seed and epoch: the records, where they are, how often each.
+
+        It is a hash of the names in the order of one epoch.
+        """
+        names = self._keys[self._order(seed=0, epoch=0).rows]
+        return hashlib.blake2b(names.tobytes(), digest_size=8).hexdigest()
+
     def order(self) -> EpochRows:
         """Return the rows of the table, (num_records,) each, in the order of this epoch."""
+        return self._order(self.seed, self.epoch)
+
+    def _order(self, seed: int, epoch: int) -> EpochRows:
         if self._sampling:
-            rows, repeats = self._sampling.epoch(self.seed, self.epoch)
+            rows, repeats = self._sampling.epoch(seed, epoch)
         else:
             rows, repeats = np.arange(len(self._keys)), np.zeros(len(self._keys), np.int64)
         if not self.shuffle:
             return EpochRows(rows, repeats)
-        order = epoch_order(self.seed, self.epoch, rows, self.images.records.layout)
+        order = epoch_order(seed, epoch, rows, self.images.records.layout)
         return EpochRows(rows[order], repeats[order])
 
     def positions(self, batches: int | Sequence[int]) -> NDArray[np.int64]:

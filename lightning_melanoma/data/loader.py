@@ -65,13 +65,14 @@ class MelanomaLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place: seed, epoch and batches delivered of it."""
+        """Return the place: seed, epoch and batches delivered of it, and of which records."""
         return {
             "seed": self.source.seed,
             "epoch": self._epoch,
             "delivered": self._delivered,
             "batch_size": self.source.batch_size,
             "num_records": self.source.num_records,
+            "records": self.source.fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,6 +87,12 @@ class MelanomaLoader:
                     f"checkpoint: expected training data with {key} {state[key]}, as when it was "
                     f"saved, found {getattr(self.source, key)}; give the data settings of that run"
                 )
+        if state["records"] != self.source.fingerprint:
+            raise ValueError(
+                "checkpoint: expected the training records of the run that it is of, in their "
+                "order, found others; give the data settings of that run: its fold, and its shards "
+                "in the same order, from where they were"
+            )
         self.source.seed = state["seed"]
         self._epoch = state["epoch"]
         self._delivered = state["delivered"]

@@ -35,6 +35,20 @@ def parse_example(payload: bytes) -> dict[str, Value]:
     return fields
 
 
+def plain_fields(fields: Mapping[str, Value]) -> dict[str, int | float | str]:
+    """Return all fields but ``image`` as a table has them: text or numbers, ``image_name`` as text.
+
+    Bytes that are no UTF-8 become text as well, each in hexadecimal: other bytes, other text.
+    """
+    plain = {
+        name: value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+        for name, value in fields.items()
+        if name != "image"
+    }
+    # A number names an image as well as text does; a CSV has it as text.
+    return plain | {"image_name": str(plain["image_name"])} if "image_name" in plain else plain
+
+
 def serialize_example(fields: Mapping[str, Value | str]) -> bytes:
     """Return the serialised ``tf.train.Example`` of `fields`; text becomes UTF-8 bytes.
 

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lightning_melanoma.records.example import Value, parse_example
+from lightning_melanoma.records.example import parse_example, plain_fields
 from lightning_melanoma.records.index_files import Row, ShardIndex, keep_index, kept_index
 from lightning_melanoma.records.reader import ShardReader
 from lightning_melanoma.records.storage import Shard
@@ -168,16 +168,12 @@ def _parsed(record: Record, shard: Shard) -> tuple[Row, bytes]:
         "image_offset": record.offset + HEADER_SIZE + record.payload.find(image),
         "image_length": len(image),
     }
-    others = {name: _plain(fields[name]) for name in fields if name not in ("image", *PLACE)}
-    return place | others, image
+    plain = plain_fields(fields)
+    return place | {name: plain[name] for name in plain if name not in PLACE}, image
 
 
 def _parts(fault: CorruptRecordError) -> tuple[str, int, int, str]:
     return fault.shard, fault.record, fault.offset, fault.reason
-
-
-def _plain(value: Value) -> int | float | str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _compare_with_name(shard: Shard, found: int) -> None:

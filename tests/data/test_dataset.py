@@ -191,6 +191,17 @@ def test_a_place_in_other_data_is_refused(split):
         other.load_state_dict(state)
 
 
+def test_a_place_among_other_records_of_the_same_number_is_refused(split, tmp_path):
+    state = MelanomaLoader(dataset(split)).state_dict()
+    write_shards(tmp_path / "one", num_shards=5, num_records=7, start=1)
+    others = read_split(str(tmp_path / "one"), prefix="train", metadata=None, on_corrupt="raise")
+    backwards = [shard.url for shard in reversed(split.shards)]
+    turned = read_split(backwards, prefix="train", metadata=None, on_corrupt="raise")
+    for found in (others, turned):
+        with pytest.raises(ValueError, match="expected the training records of the run"):
+            MelanomaLoader(dataset(found)).load_state_dict(state)
+
+
 def test_a_batch_that_the_ranks_cannot_share_is_refused(split):
     with pytest.raises(ValueError, match=r"data.batch_size: expected a multiple of 3"):
         dataset(split, rank=0, world_size=3)

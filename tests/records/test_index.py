@@ -97,6 +97,16 @@ def test_a_damaged_cache_file_is_built_anew(shards):
     assert len(index.index_shards(found).table) == 8
 
 
+def test_names_are_text_and_no_other_bytes_are_the_same_text(tmp_path):
+    names = [5, b"caf\xe9", b"caf\xe8", "café"]
+    write_shard(
+        tmp_path / "train00-4.tfrec",
+        [serialize_example(fields(1, image_name=name)) for name in names],
+    )
+    table, _ = index.index_shards(find_shards(str(tmp_path)))
+    assert table["image_name"].tolist() == ["5", "caf\\xe9", "caf\\xe8", "café"]
+
+
 def test_records_of_several_schemas_share_a_table(tmp_path):
     write_shard(
         tmp_path / "train00-2.tfrec",
