@@ -41,7 +41,7 @@ class Exclusion:
             self._read(exclude)
         else:
             for name in exclude or ():
-                self._places.setdefault(str(name), set()).add(None)
+                self._add(str(name), None)
         self._met: set[str] = set()
         self._num_dropped = 0
 
@@ -96,14 +96,17 @@ class Exclusion:
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(f"exclude: expected a text file, found other bytes: {path}") from error
-        is_table = bool(lines) and "image_name" in next(csv.reader(lines[:1]))
-        if not is_table:
-            lines = ["image_name", *(line.strip() for line in lines)]
+        if not lines or "image_name" not in next(csv.reader(lines[:1])):
+            for line in lines:
+                self._add(line.strip(), None)
+            return
         for number, row in enumerate(csv.DictReader(lines), start=2):
             # As a record has it, spaces included.
-            name = row["image_name"] or ""
-            if name:
-                self._places.setdefault(name, set()).add(_place(row, f"{path}: line {number}"))
+            self._add(row["image_name"] or "", _place(row, f"{path}: line {number}"))
+
+    def _add(self, name: str, place: tuple[str, int] | None) -> None:
+        if name:
+            self._places.setdefault(name, set()).add(place)
 
 
 def _place(row: dict[str, str], where: str) -> tuple[str, int] | None:

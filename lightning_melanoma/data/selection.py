@@ -118,7 +118,7 @@ class Selection:
         paths: _Paths = getattr(self, setting)
         if self.is_demo and setting != "extra_train":
             paths = demo_data(cache_dir()).as_posix()
-        if paths is None:
+        if not paths:
             raise ValueError(
                 f"data.{setting}: expected shards, found none; give --data.{setting} PATH "
                 "(with no data named at all, the embedded demo data is used)"

@@ -78,6 +78,11 @@ def read_split(
         raise faults[0]
     if exclusion is not None:
         table = exclusion.drop(table, shards)
+    if table.empty:
+        raise ValueError(
+            f"data: expected {prefix} records, found none in {len(shards)} shards besides those of "
+            "data.exclude; name more shards, or a shorter list"
+        )
     if metadata is not None:
         table = _join(table, metadata, must_be_known=must_be_known)
     if "target" not in table:
@@ -143,11 +148,8 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
             f"{named['image_name'][twice].iloc[0]} again; remove the second row"
         )
     known = table["image_name"].isin(named["image_name"])
-    if must_be_known and not known.any():
-        raise ValueError(
-            f"data.metadata {path}: expected the records' image_name, such as "
-            f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
-        )
+    if must_be_known:
+        _check_known(table, known, path, tells_patients="patient_id" in named)
     if not known.all():
         _log.warning(
             "data.metadata %s: no row for %d of %d records", path, (~known).sum(), len(known)
@@ -158,7 +160,30 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
     wanted = ["patient_id", *METADATA] + ([] if "target" in table else ["target"])
     columns = [name for name in wanted if name in named]
     rest = table.drop(columns=[name for name in columns if name in table])
-    return rest.merge(named[["image_name", *columns]], on="image_name", how="left")
+    joined = rest.merge(named[["image_name", *columns]], on="image_name", how="left")
+    for name in set(columns) & set(table):
+        # What the CSV does not know keeps what it tells of itself.
+        joined[name] = joined[name].astype(object).where(known, table[name])
+    return joined
+
+
+def _check_known(
+    table: pd.DataFrame, known: "pd.Series[bool]", path: str, *, tells_patients: bool
+) -> None:
+    if not known.any():
+        raise ValueError(
+            f"data.metadata {path}: expected the records' image_name, such as "
+            f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
+        )
+    others = table[~known]
+    if tells_patients and "patient_id" in table and others["patient_id"].notna().any():
+        # A patient's code and name look like two patients.
+        raise ValueError(
+            f"data.metadata {path}: expected a row for each record, as its patients cannot be "
+            f"compared with those of others, found none for {len(others)} of {len(table)}, the "
+            f"first {others['image_name'].iloc[0]}; add their rows, leave the records out by "
+            "data.exclude, or take the column patient_id out"
+        )
 
 
 def _numbers(

@@ -133,6 +133,23 @@ def test_metadata_of_the_training_images_alone_cannot_tell_the_patients_of_other
             datamodule(tmp_path, metadata=str(csv), **others).table("train")
 
 
+def test_metadata_of_some_records_cannot_tell_their_patients_from_the_others(shards, tmp_path):
+    csv = tmp_path / "train.csv"
+    some = pd.DataFrame({"image_name": [f"ISIC_{n:07d}" for n in range(31)], "patient_id": "IP_1"})
+    some.to_csv(csv, index=False)
+    with pytest.raises(ValueError, match="none for 1 of 32, the first ISIC_0000031"):
+        datamodule(shards, metadata=str(csv)).table("train")
+
+
+def test_records_that_metadata_do_not_know_keep_their_own(shards, tmp_path, caplog):
+    csv = tmp_path / "train.csv"
+    names = [f"ISIC_{n:07d}" for n in range(0, 32, 2)]
+    pd.DataFrame({"image_name": names, "sex": "male"}).to_csv(csv, index=False)
+    table = read_split(str(shards), prefix="train", metadata=str(csv), on_corrupt="raise").table
+    assert table["sex"].tolist() == ["male", 1] * 16
+    assert "no row for 16 of 32 records" in caplog.text
+
+
 def test_metadata_without_the_id_column_is_an_error(shards, tmp_path):
     csv = tmp_path / "train.csv"
     csv.write_text("image,sex\nISIC_0000000,male\n")
@@ -191,6 +208,12 @@ def test_one_class_in_validation_is_a_warning(shards, tmp_path, caplog):
     write_shards(tmp_path / "b", num_shards=1, num_records=8, start=100, target=0)
     datamodule(shards, val=str(tmp_path / "b")).table("val")
     assert "its AUROC is undefined" in caplog.text
+
+
+@pytest.mark.parametrize("named", [[], ""])
+def test_an_empty_list_of_shards_is_an_error(shards, named):
+    with pytest.raises(ValueError, match=r"data.train: expected shards, found none"):
+        datamodule(shards, train=named).table("train")
 
 
 def test_too_few_shards_for_the_folds_is_an_error(shards):

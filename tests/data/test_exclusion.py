@@ -104,3 +104,17 @@ def test_an_id_in_a_table_is_taken_as_it_is(tmp_path):
     names = names_of(datamodule(tmp_path / "shards", str(tmp_path / "drop.csv")))
     assert len(names) == 32
     assert "S " not in names
+
+
+def test_an_id_with_a_comma_is_one_id(tmp_path):
+    (tmp_path / "drop.txt").write_text("S,1\n")
+    exclusion = Exclusion(str(tmp_path / "drop.txt"))
+    assert exclusion.covers("S,1", shard=SHARD, record=0)
+    assert not exclusion.covers("S", shard=SHARD, record=0)
+
+
+def test_shards_of_which_nothing_is_left_are_an_error(shards, tmp_path):
+    write_shards(tmp_path / "val", num_shards=1, num_records=2, start=100)
+    names = ["ISIC_0000100", "ISIC_0000101"]
+    with pytest.raises(ValueError, match="data: expected val records, found none in 1"):
+        datamodule(shards, names, val=str(tmp_path / "val")).table("val")
