@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import resource
 import sys
 import traceback
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
     shows_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     _set_up_logging()
+    _allow_open_files()
     try:
         _run(words)
     except KeyboardInterrupt:
@@ -158,6 +160,14 @@ def _set_up_logging() -> None:
     if not log.handlers:
         log.addHandler(_AboveBars())
         log.propagate = False
+
+
+def _allow_open_files() -> None:
+    # A run keeps its shards open, and training and validation may be of the same hundreds: 1,024
+    # files, the usual limit, are no more than what a process has unless it asks.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _AboveBars(logging.Handler):

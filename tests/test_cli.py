@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -586,6 +587,16 @@ def test_help_tells_every_command(capsys):
     text = capsys.readouterr().out
     for command in ("fit", "validate", "test", "predict", "synthesize", "convert", "audit"):
         assert f"  {command}" in text
+
+
+def test_a_command_may_open_as_many_files_as_the_system_allows(capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        main(["--version"])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_neither_package_nor_help_imports_torch():

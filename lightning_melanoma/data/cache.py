@@ -180,8 +180,7 @@ class CacheSettings(NamedTuple):
 
     def _check_disk(self, needed: int, what: str, ways: str) -> None:
         folder = self._made_folder()
-        # Blocks of 512 bytes: the files are sparse.
-        kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        kept = sum(map(_bytes_taken, folder.iterdir()))
         free = shutil.disk_usage(folder).free
         # What an earlier run kept there is not needed again; whose it is, the files tell later.
         if needed - kept > free:
@@ -204,6 +203,15 @@ def parse_size(size: int | str | None) -> int | None:
     if found is None or found[2] not in units or float(found[1]) == 0:
         raise ValueError(f"data.cache_size: expected bytes, such as 8GB, found {size}")
     return int(float(found[1]) * units[found[2]])
+
+
+def _bytes_taken(path: Path) -> int:
+    try:
+        # Blocks of 512 bytes: the files are sparse.
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        # Another run's, and temporary.
+        return 0
 
 
 def _shared(shape: tuple[int, ...]) -> NDArray[np.uint8]:

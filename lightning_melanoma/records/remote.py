@@ -6,6 +6,7 @@ plain paths. A range is returned whole or not at all.
 
 import datetime
 import logging
+import os
 from typing import IO, Any, Literal, NamedTuple
 
 from lightning_melanoma.records.access import ask, is_local, scheme_of
@@ -24,7 +25,7 @@ class StoredObject(NamedTuple):
 
     Attributes:
         url: absolute path or URL.
-        size: bytes.
+        size: bytes; -1 in a web server's listing, which tells names alone.
         version: a mark that changes when the content does.
         is_folder: it holds others.
     """
@@ -50,7 +51,7 @@ def list_objects(path: str) -> Listing:
         ValueError: fsspec does not know the scheme, or its package is not installed.
         OSError: reading is not allowed, or the place cannot be reached.
     """
-    is_pattern = any(sign in path for sign in "*?[")
+    is_pattern = _is_pattern(path)
     # A web server would send a whole file to be searched for links.
     is_download = scheme_of(path) in ("http", "https") and not path.endswith("/")
 
@@ -65,12 +66,10 @@ def list_objects(path: str) -> Listing:
 
     is_file, found = ask(path, action)
     entries = [_stored(path, info) for info in found]
-    # Listings of web servers tell names alone.
-    whole = [describe(entry.url) if entry.size < 0 else entry for entry in entries]
     kind: Literal["file", "folder", "pattern"] = (
         "pattern" if is_pattern else "file" if is_file else "folder"
     )
-    return Listing(kind, sorted(whole, key=lambda entry: entry.url))
+    return Listing(kind, sorted(entries, key=lambda entry: entry.url))
 
 
 def describe(url: str) -> StoredObject:
@@ -138,13 +137,21 @@ def log_repeated() -> None:
         )
 
 
+def _is_pattern(path: str) -> bool:
+    if is_local(path) and os.path.lexists(path):
+        # Brackets are part of a name then.
+        return False
+    if scheme_of(path) in ("http", "https"):
+        # What follows is a query.
+        path = path.partition("?")[0]
+    return any(sign in path for sign in "*?[")
+
+
 def _stored(path: str, info: dict[str, Any]) -> StoredObject:
     name = str(info["name"])
     chain, sign, _ = path.rpartition("::")
     if not is_local(path) and "://" not in name:
         name = f"{scheme_of(path)}://{name.lstrip('/')}"
-    if scheme_of(path) == "file":
-        name = name.removeprefix("file://")
     marks = (info.get(key) for key in _VERSION_KEYS)
     version = next((mark for mark in marks if mark), "")
     if isinstance(version, datetime.datetime):

@@ -87,9 +87,12 @@ def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:
 
 
 def _match(path: str, prefix: str) -> list[Shard]:
+    # One form for each file, so that it is found once.
+    path = path.removeprefix("file://")
     local = is_local(path)
+    place = os.path.abspath(Path(path).expanduser()) if local else path  # noqa: PTH100 - links keep their names
     try:
-        kind, found = remote.list_objects(str(Path(path).expanduser()) if local else path)
+        kind, found = remote.list_objects(place)
     except FileNotFoundError:
         if not local:
             raise
@@ -118,5 +121,7 @@ def _shard(found: remote.StoredObject) -> Shard:
         raise ValueError(
             f"{found.url}: expected a shard, found a folder; name its files, as in {found.url}/*"
         )
+    if found.size < 0:
+        found = remote.describe(found.url)
     version = str(Path(found.url).stat().st_mtime_ns) if is_local(found.url) else found.version
     return Shard(found.url, found.size, version)

@@ -208,6 +208,13 @@ def test_more_than_the_room_on_the_disk_is_refused(shards, tmp_path):
         )
 
 
+def test_a_file_that_goes_while_the_room_is_counted_is_no_error(tmp_path):
+    # A link that leads nowhere is there to be listed and not to be asked, as another run's
+    # temporary file may be.
+    (tmp_path / ".x.pixels").symlink_to("nowhere")
+    CacheSettings("disk", None, str(tmp_path)).check(1, 32)
+
+
 def test_a_folder_that_cannot_be_made_is_refused(shards, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"data.cache_dir: expected a folder that can be written"):

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import http.server
 import json
@@ -237,17 +238,35 @@ def test_a_shard_on_a_web_server_is_read(service):
         find_shards(f"{service.url}/bucket/shard.tfrec")
 
 
-def test_a_web_server_that_cannot_read_ranges_is_refused(shards):
-    handler = functools.partial(_Quiet, directory=str(shards))
+@contextlib.contextmanager
+def served(folder):
+    handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_what_lies_beside_shards_on_a_web_server_is_not_asked_for(shards):
+    # A link that leads nowhere: who asks for it gets an error.
+    (shards / "picture.jpg").symlink_to("nowhere")
+    with served(shards) as url:
+        assert len(find_shards(f"{url}/", prefix="train")) == 4
+
+
+def test_a_query_behind_a_web_address_is_no_pattern(shards):
+    with served(shards) as url:
+        (found,) = find_shards(f"simplecache::{url}/train00-8.tfrec?signed=a*b")
+        assert read_all(found) == (shards / "train00-8.tfrec").read_bytes()
+
+
+def test_a_web_server_that_cannot_read_ranges_is_refused(shards):
+    with served(shards) as url:
         assert len(find_shards(f"{url}/", prefix="train")) == 4
         with pytest.raises(OSError, match="the server cannot read ranges: copy the shards"):
             ShardReader(find_shards(f"{url}/train00-8.tfrec")[0])
         copied = find_shards(f"simplecache::{url}/train00-8.tfrec")[0]
         assert read_all(copied) == (shards / "train00-8.tfrec").read_bytes()
-        server.shutdown()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

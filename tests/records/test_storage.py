@@ -34,6 +34,25 @@ def test_shards_are_found_by_path_glob_folder_and_list(shards):
     ]
 
 
+def test_a_file_is_found_once_however_its_path_is_written(shards):
+    path = shards / "train00-8.tfrec"
+    spellings = [
+        path,
+        f"file://{path}",
+        f"{shards}/../{shards.name}/{path.name}",
+        f"{shards}/*00-8*",
+    ]
+    found = find_shards([str(path) for path in spellings], prefix="train")
+    assert [shard.url for shard in found] == [str(path)]
+
+
+def test_brackets_in_a_name_that_is_there_are_part_of_it(tmp_path):
+    folder = tmp_path / "set[1]"
+    write_shards(folder, num_shards=2, num_records=1)
+    assert names(find_shards(str(folder))) == ["train00-1.tfrec", "train01-1.tfrec"]
+    assert names(find_shards(str(folder / "train01-1.tfrec"))) == ["train01-1.tfrec"]
+
+
 def test_a_glob_leaves_tables_beside_the_shards_alone(tmp_path):
     for name in ("train.csv", "train00-8.tfrec", "train01-8.tfrec.gz"):
         (tmp_path / name).write_bytes(b"-")
