@@ -60,6 +60,9 @@ _LISTS = {
     "score": ("images", "--ckpt_path"),
 }
 
+# Lightning's packages.
+_LIGHTNING = {"pytorch_lightning", "lightning_fabric"}
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
@@ -190,15 +193,21 @@ def _users_error(error: BaseException) -> BaseException | None:
     """Return the user's error that is behind `error`, or None: it is the program's.
 
     A user's error is about what the user gave. Ours are raised in this package, and a parser may
-    wrap them; the parser's own and the system's (a file that is not there or cannot be written) are
-    raised in libraries.
+    wrap them; the parser's own, Lightning's (settings that do not go together, a logger without its
+    package) and the system's (a file that is not there or cannot be written) are raised in
+    libraries.
     """
     here = str(Path(__file__).parent)
     link: BaseException | None = error
     while link is not None:
         frames = traceback.extract_tb(link.__traceback__)
-        ours = frames and frames[-1].filename.startswith(here)
-        if isinstance(link, (ValueError, TypeError, OSError)) and ours:
+        place = frames[-1].filename if frames else ""
+        if isinstance(link, (ValueError, TypeError, OSError)) and place.startswith(here):
+            return link
+        is_lightnings = not _LIGHTNING.isdisjoint(Path(place).parts)
+        if isinstance(link, (ModuleNotFoundError, ValueError)) and is_lightnings:
+            return link
+        if type(link).__name__ == "MisconfigurationException":
             return link
         link = link.__cause__ or link.__context__
     is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")

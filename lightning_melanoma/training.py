@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
@@ -105,6 +106,12 @@ class MelanomaCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
         """Parse the words, which need not be the process's own: no warning about that."""
         self.config = parser.parse_args(args)
+        named = self.config[self.config.subcommand].get("ckpt_path")
+        if named and not any(word.partition("=")[0] == "--ckpt_path" for word in args):
+            raise ValueError(
+                "ckpt_path: expected it on the command line, since the settings of model and data "
+                f"come from it, found it in a config file; give --ckpt_path {named}, or take it out"
+            )
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint beat the command line; here it gives the defaults.
@@ -137,6 +144,8 @@ class MelanomaCLI(LightningCLI):
         """
         settings = self.config_init[self.subcommand]
         config = settings.trainer
+        if self.subcommand == "fit":
+            _check_trainer_settings(config)
         if config.logger in (None, True):
             config.logger = CSVLogger(config.default_root_dir or "runs", settings.experiment)
         choose_device(config)
@@ -224,6 +233,23 @@ def run_trainer_command(words: Sequence[str]) -> None:
         sys.exit(128 + (received or [signal.SIGTERM])[0])
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check_trainer_settings(trainer: Namespace) -> None:
+    """Check what Lightning takes and stumbles over later, or not at all.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+    lowest = {"max_epochs": 1, "max_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 0}
+    for name, least in lowest.items():
+        value = trainer[name]
+        # -1 is Lightning's word for no limit.
+        is_unlimited = value is None or (value == -1 and name.startswith("max_"))
+        if not is_unlimited and value < least:
+            raise ValueError(f"trainer.{name}: expected at least {least}, found {value}")
+    if trainer.limit_train_batches == 0:
+        raise ValueError("trainer.limit_train_batches: expected batches to train on, found 0")
 
 
 def _remove_if_empty(folder: str | None) -> None:

@@ -510,6 +510,18 @@ def error_of(capsys, *words) -> str:
         (["fit", "--submission.sample", "nofile.csv"], "submission.sample: expected a CSV"),
         (["fit", "--model.augment_changes", "{hair: 1}"], "the nearest are hair_"),
         (["fit", "--prevalence", "2"], "prevalence: expected a share between 0 and 1, found 2"),
+        (["fit", "--model.learning_rate", "-1"], "learning_rate: expected more than 0, found -1"),
+        (["fit", "--model.weight_decay", "-1"], "weight_decay: expected 0 or more, found -1"),
+        (["fit", "--model.warmup_epochs", "-1"], "warmup_epochs: expected 0 or more, found -1"),
+        (["fit", "--model.conv_dropout", "2"], "conv_dropout: expected a probability in [0, 1]"),
+        (["fit", "--trainer.max_epochs", "0"], "trainer.max_epochs: expected at least 1, found 0"),
+        (["fit", "--trainer.accumulate_grad_batches", "0"], "expected at least 1, found 0"),
+        (["fit", "--trainer.gradient_clip_val", "-1"], "expected at least 0, found -1"),
+        (["fit", "--trainer.limit_train_batches", "0"], "expected batches to train on, found 0"),
+        (["fit", "--trainer.enable_checkpointing", "false"], "enable_checkpointing=False"),
+        (["fit", "--trainer.accelerator", "mps"], "MPSAccelerator"),
+        (["fit", "--seed_everything", "-3"], "-3 is not in bounds"),
+        (["fit", "--trainer.logger", "CometLogger"], "comet-ml"),
         (["predict"], "ckpt_path: expected the checkpoint to predict with"),
         (
             ["predict", "--ckpt_path", "nofile.ckpt"],
@@ -529,6 +541,12 @@ def error_of(capsys, *words) -> str:
 def test_what_the_user_got_wrong_is_one_line(folder, capsys, words, message):
     assert message in error_of(capsys, *words)
     assert not files(folder)
+
+
+def test_a_checkpoint_in_a_config_file_is_one_line(folder, capsys):
+    Path("again.yaml").write_text("ckpt_path: runs/one/version_0/checkpoints/best.ckpt\n")
+    line = error_of(capsys, "validate", "-c", "again.yaml")
+    assert "ckpt_path: expected it on the command line" in line
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line(folder, capsys):

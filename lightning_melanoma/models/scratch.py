@@ -9,7 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lightning_melanoma.models.sets import conv_set, deconv_set, dense_set, logit_head
+from lightning_melanoma.models.sets import (
+    check_dropout,
+    conv_set,
+    deconv_set,
+    dense_set,
+    logit_head,
+)
 
 
 class ScratchCNN(nn.Module):
@@ -54,6 +60,7 @@ class ScratchCNN(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
+        check_dropout(conv_dropout=conv_dropout, dropout=dropout)
         if not conv_channels or min(*conv_channels, *deconv_channels, *dense_units, 1) < 1:
             found = f"{[*conv_channels]}, {[*deconv_channels]}, {[*dense_units]}"
             raise ValueError(

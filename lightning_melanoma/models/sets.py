@@ -19,6 +19,17 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def check_dropout(**probabilities: float) -> None:
+    """Check probabilities of dropout, each by its name.
+
+    Raises:
+        ValueError: one is not in [0, 1].
+    """
+    for name, probability in probabilities.items():
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name}: expected a probability in [0, 1], found {probability}")
+
+
 def conv_set(
     in_channels: int,
     out_channels: int,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self, override
 
-from lightning_melanoma.models.sets import logit_head
+from lightning_melanoma.models.sets import check_dropout, logit_head
 from lightning_melanoma.models.weights import load_backbone_weights
 
 # Seconds without a byte from the hub after which it counts as out of reach.
@@ -91,6 +91,7 @@ class TransferNet(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_dropout(dropout=dropout)
         self.is_frozen = False
         self.freeze_batch_norm = freeze_batch_norm
         self.backbone = create_backbone(backbone, weights)

@@ -34,7 +34,12 @@ from lightning_melanoma.tasks.losses import (
     output_bias,
     weighted_bce,
 )
-from lightning_melanoma.tasks.optimizers import Schedule, decayed_groups, scheduled_optimizer
+from lightning_melanoma.tasks.optimizers import (
+    Schedule,
+    check_optimizer_settings,
+    decayed_groups,
+    scheduled_optimizer,
+)
 from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
 from lightning_melanoma.tasks.place import GRADIENTS, keep_place, seed_of, take_place
 from lightning_melanoma.tasks.views import Embedding, Views, look
@@ -90,6 +95,9 @@ class MelanomaClassifier(JudgedModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_loss_settings(label_smoothing, focal_gamma, class_weights)
+        check_optimizer_settings(
+            learning_rate=learning_rate, weight_decay=weight_decay, warmup_epochs=warmup_epochs
+        )
         self.augment = BatchAugment(augment, augment_changes)
         self.calibration: Calibration | None = None
         self._gradients: dict[str, Tensor] = {}

@@ -26,6 +26,21 @@ def decayed_groups(network: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def check_optimizer_settings(
+    *, learning_rate: float, weight_decay: float, warmup_epochs: float
+) -> None:
+    """Check the settings of the optimizer before anything is built.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"model.learning_rate: expected more than 0, found {learning_rate}")
+    for name, value in {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"model.{name}: expected 0 or more, found {value}")
+
+
 def scheduled_optimizer(
     groups: list[dict[str, Any]],
     *,
