@@ -11,6 +11,9 @@ from pathlib import Path
 
 from gcp_storage_emulator.server import create_server
 
+# The emulator answers one request at a time; what does not find room to wait waits for a second.
+http.server.HTTPServer.request_queue_size = 64
+
 FAULTS = ("503", "429", "cut", "short")
 
 

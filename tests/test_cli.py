@@ -409,7 +409,7 @@ def test_a_killed_run_goes_on_from_its_last_steps_to_the_same_end(tmp_path, fold
     write_shards(tmp_path / "many", num_shards=5, num_records=40)
     write_shards(tmp_path / "many", num_shards=1, num_records=5, prefix="test", start=5000)
     # Every step: a process of this size ends before it can be killed between others.
-    words = ["--trainer.max_epochs", "4", "--last_checkpoint.every_n_steps", "1"]
+    words = ["--trainer.max_epochs", "8", "--last_checkpoint.every_n_steps", "1"]
     process = start(tmp_path / "many", folder, *words)
     run = folder / "runs/melanoma"
     for _ in range(1200):
@@ -420,9 +420,9 @@ def test_a_killed_run_goes_on_from_its_last_steps_to_the_same_end(tmp_path, fold
     process.wait()
     process.stderr.close()
     last = run / "version_0/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] < 4 * 20
+    assert torch.load(last, weights_only=True)["global_step"] < 8 * 20
     main(["fit", "--ckpt_path", str(last)])
-    fit(tmp_path / "many", *words, epochs=4)
+    fit(tmp_path / "many", *words, epochs=8)
     histories = [
         torch.load(run / f"version_{n}/checkpoints/last.ckpt", weights_only=True)["epochs"]
         for n in (1, 2)

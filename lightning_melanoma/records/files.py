@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,18 +46,10 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         )
     # A folder that is there may be a mount point or a link: it is filled, not replaced.
     is_new = not out.exists()
+    aside = (out.parent if is_new else out) / f".{out.name}.{uuid.uuid4().hex}"
+    folder = aside / "whole"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent if is_new else out))
-    except OSError as error:
-        raise OSError(
-            f"out: expected a place that can be written, found {out} ({error.strerror}); "
-            "name another"
-        ) from error
-    try:
-        folder = aside / "whole"
-        # Unlike mkdtemp's, an ordinary folder, which others may read.
-        folder.mkdir()
+        _make(folder, out)
         yield folder
         if is_new:
             folder.replace(out)
@@ -66,4 +57,15 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             for path in sorted(folder.iterdir()):
                 path.replace(out / path.name)
     finally:
-        shutil.rmtree(aside)
+        if aside.exists():
+            shutil.rmtree(aside)
+
+
+def _make(folder: Path, out: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"out: expected a place that can be written, found {out} ({error.strerror}); "
+            "name another"
+        ) from error

