@@ -12,7 +12,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.remote import log_repeated
+from lightning_melanoma.records.stopping import StoppablePool
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
@@ -175,9 +175,10 @@ class MelanomaDataset(IterableDataset[Batch]):
         order = self.order()
         # For good: more iterators than one may be under way, and it costs others nothing.
         sys.setswitchinterval(min(sys.getswitchinterval(), _LONGEST_TURN))
-        pool = ThreadPoolExecutor(self.decode_threads, thread_name_prefix="decode")
+        read_ahead = self.images.records.read_ahead(self._rows_to_read(order, steps))
         try:
-            with self.images.records.read_ahead(self._rows_to_read(order, steps)) as ahead:
+            # The pool inside: its threads are told to stop before what they wait for ends.
+            with read_ahead as ahead, StoppablePool(self.decode_threads, "decode") as pool:
                 yield from self._batches(Reading(pool, order, ahead), steps)
         except (CorruptRecordError, ImageError, OSError) as error:
             if worker is None:
@@ -202,16 +203,13 @@ class MelanomaDataset(IterableDataset[Batch]):
         return rows
 
     def _batches(self, reading: Reading, steps: range) -> Iterator[Batch]:
-        try:
-            batches = self._lookups(reading.order, steps)
-            begun = (self._begin(reading, batch) for batch in batches)
-            pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
-            while pending:
-                batch = pending.popleft().finish()
-                pending.extend(itertools.islice(begun, 1))
-                yield batch
-        finally:
-            reading.pool.shutdown(wait=True, cancel_futures=True)
+        batches = self._lookups(reading.order, steps)
+        begun = (self._begin(reading, batch) for batch in batches)
+        pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
+        while pending:
+            batch = pending.popleft().finish()
+            pending.extend(itertools.islice(begun, 1))
+            yield batch
 
     def _begin(self, reading: Reading, batch: Batch) -> PendingBatch:
         pixels, rows = self._buffers.take(), batch.rows.numpy()

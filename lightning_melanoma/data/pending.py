@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import NamedTuple
 
 from lightning_melanoma.data.images import Faults
@@ -10,6 +10,7 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows
 from lightning_melanoma.data.table import OnCorrupt
 from lightning_melanoma.records.blocks import BlockReader
+from lightning_melanoma.records.stopping import StoppablePool
 
 
 class Reading(NamedTuple):
@@ -21,7 +22,7 @@ class Reading(NamedTuple):
         ahead: what fetches blocks ahead, if anything does.
     """
 
-    pool: ThreadPoolExecutor
+    pool: StoppablePool
     order: EpochRows
     ahead: BlockReader | None
 

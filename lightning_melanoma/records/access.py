@@ -13,6 +13,8 @@ from typing import Any, NoReturn, TypeVar
 
 import fsspec
 
+from lightning_melanoma.records.stopping import StoppedError
+
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 # The options of fsspec that say who is asking.
 _IDENTITY = {"token", "anon", "key", "secret", "profile"}
@@ -62,6 +64,8 @@ def ask(url: str, action: Callable[[Any, str], _T]) -> _T:
         try:
             filesystem, root = fsspec.core.url_to_fs(url, **{scheme: dict(identities[number])})
             answer = action(filesystem, root)
+        except StoppedError:
+            raise
         except Exception as error:
             if number + 1 < len(identities) and _is_denied(error):
                 continue

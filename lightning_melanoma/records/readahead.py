@@ -8,10 +8,12 @@ use and its last one, and by how far ahead is fetched.
 import io
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import BinaryIO, cast
 
 from typing_extensions import Buffer, override
+
+from lightning_melanoma.records.stopping import StoppablePool, wait_for
 
 # Requests at once: enough that latency hides behind transfer, few enough for a home line.
 _REQUESTS = 8
@@ -39,13 +41,14 @@ class ReadAhead:
         self._pieces: dict[int, Future[bytes]] = {}
         self._next = 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="fetch")
+        self._pool = StoppablePool(_REQUESTS, "fetch")
 
     def take(self, number: int) -> bytes | None:
         """Wait for a piece and return it; None when it was let go, taken as often as was said.
 
         Raises:
             OSError: what `fetch` raised.
+            StoppedError: nobody wants the piece any more.
         """
         with self._lock:
             while self._next < min(number + 1 + _AHEAD, len(self._left)):
@@ -56,7 +59,7 @@ class ReadAhead:
             piece = self._pieces.get(number)
         if piece is None:
             return None
-        data = piece.result()
+        data = wait_for(piece)
         with self._lock:
             self._left[number] -= 1
             if not self._left[number]:
@@ -65,8 +68,7 @@ class ReadAhead:
 
     def close(self) -> None:
         """Stop fetching and let everything go."""
-        # Without waiting: a request that is being repeated may take a minute.
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.stop()
         self._pieces.clear()
 
 

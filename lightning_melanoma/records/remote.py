@@ -4,12 +4,16 @@
 plain paths. A range is returned whole or not at all.
 """
 
+import asyncio
 import datetime
 import logging
 import os
 from typing import IO, Any, Literal, NamedTuple
 
+import fsspec.asyn
+
 from lightning_melanoma.records.access import ask, is_local, scheme_of
+from lightning_melanoma.records.stopping import wait_for
 
 # What storage services call the mark that changes with an object's content, the surest first:
 # Google's etag changes with the metadata alone as well.
@@ -77,8 +81,9 @@ def describe(url: str) -> StoredObject:
 
     Raises:
         OSError: as `list_objects`.
+        StoppedError: nobody wants to know any more.
     """
-    found = _stored(url, ask(url, lambda filesystem, root: filesystem.info(root)))
+    found = _stored(url, ask(url, lambda filesystem, root: _call(filesystem, "info", root)))
     if found.size < 0:
         raise OSError(
             f"{url}: expected a server that tells sizes, found one that does not; copy the shards "
@@ -92,10 +97,11 @@ def read_range(url: str, start: int, stop: int) -> bytes:
 
     Raises:
         OSError: other than these came back, or as `list_objects`.
+        StoppedError: nobody wants them any more.
     """
 
     def action(filesystem: Any, root: str) -> bytes:  # noqa: ANN401 - no types
-        return bytes(filesystem.cat_file(root, start=start, end=stop))
+        return bytes(_call(filesystem, "cat_file", root, start=start, end=stop))
 
     found = ask(url, action) if stop > start else b""
     if len(found) != stop - start:
@@ -145,6 +151,19 @@ def _is_pattern(path: str) -> bool:
         # What follows is a query.
         path = path.partition("?")[0]
     return any(sign in path for sign in "*?[")
+
+
+def _call(filesystem: Any, method: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - no types
+    """Return what a method of a file system gives, unless nobody wants it any more."""
+    if not isinstance(filesystem, fsspec.asyn.AsyncFileSystem):
+        return getattr(filesystem, method)(*args, **options)
+    answer = getattr(filesystem, f"_{method}")(*args, **options)
+    future = asyncio.run_coroutine_threadsafe(answer, filesystem.loop)
+    try:
+        return wait_for(future)
+    finally:
+        # Whoever waits no longer leaves no request behind, nor one that is to be repeated.
+        future.cancel()
 
 
 def _stored(path: str, info: dict[str, Any]) -> StoredObject:

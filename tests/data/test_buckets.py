@@ -3,9 +3,11 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import fsspec
@@ -26,7 +28,7 @@ from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.synthetic import synthesize
 from lightning_melanoma.data.table import read_split
-from lightning_melanoma.records import blocks, readahead, remote
+from lightning_melanoma.records import blocks, readahead, remote, repeating
 from lightning_melanoma.records.reader import ChangedShardError
 from lightning_melanoma.records.tfrecord import HEADER_SIZE
 
@@ -294,6 +296,43 @@ def test_fit_from_a_bucket_with_failing_requests_is_fit_from_the_disk(
         pd.read_csv(tmp_path / f"runs/melanoma/version_{number}/metrics.csv") for number in (0, 1)
     )
     pd.testing.assert_frame_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("ending", ["abandoned", "broken off"])
+def test_an_epoch_that_ends_early_waits_for_no_bucket_and_leaves_no_thread(
+    service, shards, small_windows, monkeypatch, ending
+):
+    # So that much is still to be fetched when the bucket gives nothing more.
+    monkeypatch.setattr(readahead, "_AHEAD", 1)
+    service.put_folder(shards, "data")
+    batches = iter(loader(read("gs://bucket/data"), batch_size=2))
+    next(batches)
+    # The wait ahead of a second try is half as long or more: far beyond what is allowed below.
+    monkeypatch.setattr(repeating, "FIRST_WAIT", 30.0)
+    asked = threading.Event()
+    monkeypatch.setattr(service, "draw_fault", lambda: asked.set() or "503")
+    began = time.monotonic()
+    if ending == "abandoned":
+        # Seconds: what was under way without a fault is there by then.
+        while not asked.wait(2):
+            next(batches)
+        began = time.monotonic()
+        batches.close()
+    else:
+        threading.Thread(target=lambda: asked.wait(60) and interrupt()).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(batches)
+    assert time.monotonic() - began < 10
+    assert not names_of_threads("decode", "fetch")
+
+
+def interrupt() -> None:
+    """Do what Ctrl-C does."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def names_of_threads(*prefixes: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(prefixes)]
 
 
 @pytest.mark.parametrize(
