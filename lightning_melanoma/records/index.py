@@ -7,7 +7,7 @@ whether it may be passed over.
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import pandas as pd
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from lightning_melanoma.records.example import parse_example, plain_fields
 from lightning_melanoma.records.index_files import Row, ShardIndex, keep_index, kept_index
 from lightning_melanoma.records.reader import ShardReader
+from lightning_melanoma.records.stopping import StoppablePool, check_stop
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     HEADER_SIZE,
@@ -90,18 +91,21 @@ def _table(rows: list[Row]) -> pd.DataFrame:
 def _build_all(shards: list[Shard], on_image: OnImage | None) -> list[ShardIndex]:
     # Of shards that are far away the next are already under way when one is done.
     at_once = _REMOTE_AT_ONCE if any(shard.is_remote for shard in shards) else 1
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="index")
-    with tqdm(
-        total=sum(shard.size for shard in shards),
-        desc="Indexing shards",
-        unit="B",
-        unit_scale=True,
-        disable=not shards,
-    ) as bar:
-        try:
-            return list(pool.map(lambda shard: _build(shard, bar, on_image), shards))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with (
+        tqdm(
+            total=sum(shard.size for shard in shards),
+            desc="Indexing shards",
+            unit="B",
+            unit_scale=True,
+            disable=not shards,
+        ) as bar,
+        StoppablePool(at_once, "index") as pool,
+    ):
+        tasks = [pool.submit(_build, shard, bar, on_image) for shard in shards]
+        done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+        # An error of any shard before the result of the first: the others are no longer wanted.
+        failed = [task for task in tasks if task in done and task.exception()]
+        return [task.result() for task in failed or tasks]
 
 
 def _build(shard: Shard, bar: "tqdm[NoReturn]", on_image: OnImage | None) -> ShardIndex:
@@ -128,6 +132,7 @@ def _scan(
     faults = []
     done = 0
     for record in scan_records(stream, shard.url):
+        check_stop()
         if isinstance(record, CorruptRecordError):
             faults.append(_parts(record))
             continue

@@ -1,11 +1,15 @@
 import json
 import logging
+import signal
+import threading
+import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from conftest import fields, write_shards
 
-from lightning_melanoma.records import index, index_files
+from lightning_melanoma.records import index, index_files, readahead, remote
 from lightning_melanoma.records.example import parse_example, serialize_example
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.reader import ShardReader
@@ -199,6 +203,74 @@ def test_every_truncation_of_a_shard_is_told(tmp_path, caplog):
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="found an empty file"):
         find_shards(str(path))
+
+
+@pytest.fixture
+def slow_shard(tmp_path, monkeypatch) -> Shard:
+    """A shard far away that takes a minute to read: 5,000 requests, eight at once."""
+    write_shard(tmp_path / "slow.tfrec", [serialize_example(fields(0))] * 500)
+    content = (tmp_path / "slow.tfrec").read_bytes()
+    fsspec.filesystem("memory").pipe("/slow/slow.tfrec", content)
+    monkeypatch.setattr(readahead, "_PIECE_SIZE", len(content) // 5000)
+    read_range = remote.read_range
+
+    def read_slowly(url, start, stop):
+        if "slow.tfrec" in url:
+            time.sleep(0.1)
+        return read_range(url, start, stop)
+
+    monkeypatch.setattr(remote, "read_range", read_slowly)
+    return find_shards("memory://slow/slow.tfrec")[0]
+
+
+def threads_left() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("index", "fetch"))]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_error_of_one_shard_ends_the_reading_of_the_others(slow_shard, tmp_path, is_first):
+    write_shard(tmp_path / "odd.tfrec", [b"\xff\xff\xff"])
+    odd = find_shards(str(tmp_path / "odd.tfrec"))[0]
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"odd\.tfrec: record 0 at byte 0: "):
+        index.index_shards([odd, slow_shard] if is_first else [slow_shard, odd])
+    assert not threads_left()
+    assert time.monotonic() - began < 20
+
+
+def test_an_index_that_is_broken_off_leaves_no_thread_that_reads_on(slow_shard):
+    seen = []
+
+    def interrupt(shard, record, image):
+        # As Ctrl-C does.
+        if not seen:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        seen.append(record)
+
+    with pytest.raises(KeyboardInterrupt):
+        index.index_shards([slow_shard], interrupt)
+    assert not threads_left()
+    assert len(seen) < 100
+
+
+def test_an_index_of_a_disk_that_is_broken_off_ends_amid_a_shard(shards, monkeypatch):
+    scan_records, seen = index.scan_records, []
+
+    def scan_and_interrupt(stream, url):
+        for record in scan_records(stream, url):
+            yield record
+            seen.append(record.number)
+            # Long enough for the other thread to wait, and to hear of it.
+            time.sleep(0.3)
+            if len(seen) == 1:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(index, "scan_records", scan_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        index.index_shards(find_shards(str(shards), prefix="train"))
+    assert not threads_left()
+    assert seen[-1] < 7
 
 
 def write_small(path) -> int:
