@@ -15,7 +15,8 @@ from lightning_melanoma.records.readahead import ReadAhead
 #: Bytes of a block. Transfer then takes as long as a request's latency, and an order over blocks
 #: of this size has enough of them to mix.
 BLOCK_SIZE = 2 * 2**20
-#: Blocks that an order may need at a time: 512 MiB are held, as the records are stored.
+#: Blocks that an order may need at a time: 512 MiB are held, as the records are stored, and at most
+#: twice that where records are not read as was said.
 BLOCKS_HELD = 256
 
 

@@ -19,8 +19,8 @@ from lightning_melanoma.records.stopping import StoppablePool, wait_for
 _REQUESTS = 8
 # Pieces under way or waiting to be used.
 _AHEAD = 12
-# Pieces that are kept. More wait only where pieces are not taken as was said; who asks for one that
-# was let go reads for itself.
+# Pieces that are kept, of a bucket's blocks 1 GiB: twice what an order needs. More wait only where
+# pieces are not taken as was said; who asks for one that was let go reads for itself.
 _MOST_KEPT = 512
 # Bytes of a piece of a stream: a request is mostly transfer.
 _PIECE_SIZE = 4 * 2**20
@@ -28,6 +28,9 @@ _PIECE_SIZE = 4 * 2**20
 
 class ReadAhead:
     """Fetches numbered pieces in their order; any number of threads may take them.
+
+    Only the piece that is asked for and the next ones are fetched: those that are passed over may
+    never be, since what is in them is kept elsewhere.
 
     Args:
         fetch: returns a piece's bytes by its number.
@@ -39,7 +42,7 @@ class ReadAhead:
         self._fetch = fetch
         self._left = list(uses)
         self._pieces: dict[int, Future[bytes]] = {}
-        self._next = 0
+        self._begun = bytearray(len(self._left))
         self._lock = threading.Lock()
         self._pool = StoppablePool(_REQUESTS, "fetch")
 
@@ -51,9 +54,10 @@ class ReadAhead:
             StoppedError: nobody wants the piece any more.
         """
         with self._lock:
-            while self._next < min(number + 1 + _AHEAD, len(self._left)):
-                self._pieces[self._next] = self._pool.submit(self._fetch, self._next)
-                self._next += 1
+            for near in range(number, min(number + 1 + _AHEAD, len(self._left))):
+                if not self._begun[near]:
+                    self._begun[near] = True
+                    self._pieces[near] = self._pool.submit(self._fetch, near)
             while len(self._pieces) > _MOST_KEPT:
                 del self._pieces[min(self._pieces)]
             piece = self._pieces.get(number)

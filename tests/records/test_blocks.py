@@ -89,6 +89,25 @@ def test_pieces_are_fetched_ahead_several_at_once_and_no_further():
     ahead.close()
 
 
+def test_pieces_that_are_passed_over_are_not_fetched_until_they_are_asked_for():
+    begun = []
+
+    def fetch(number):
+        begun.append(number)
+        return bytes([number])
+
+    ahead = ReadAhead(fetch, [1] * 100)
+    assert ahead.take(99) == bytes([99])
+    assert begun == [99]
+    assert ahead.take(80) == bytes([80])
+    assert ahead.take(5) == bytes([5])
+    for number in range(6, 80):
+        assert ahead.take(number) == bytes([number])
+    ahead.close()
+    assert min(begun) == 5
+    assert len(begun) == len(set(begun))
+
+
 def test_an_error_of_a_piece_reaches_who_asks_for_it():
     def fetch(number):
         if number == 3:
