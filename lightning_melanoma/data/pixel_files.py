@@ -30,14 +30,11 @@ import PIL
 import simplejpeg
 from numpy.typing import NDArray
 
+from lightning_melanoma.data.pixel_slots import mark_of, read_mark, slot_start, write_slot
 from lightning_melanoma.records.storage import Shard
 
 #: Raised with every change of the file format, or of what `data.decode` makes of the same bytes.
 PIXELS_FORMAT = 2
-
-# A page, so that slots begin at one; the key takes its first bytes.
-_HEADER_SIZE = 4096
-_MARK_SIZE = 8
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +79,7 @@ class PixelFiles:
         if file is None or self._is_full:
             return
         try:
-            _write_slot(file, start, pixels)
+            write_slot(file, start, pixels)
         except OSError as error:
             self._give_up(error)
         else:
@@ -103,11 +100,10 @@ class PixelFiles:
     def _read_slot(self, row: int, file: int, start: int, out: NDArray[np.uint8]) -> bool:
         if self._is_known[row]:
             return os.preadv(file, [out.data], start) == self._row_size
-        mark = os.pread(file, _MARK_SIZE, start + self._row_size)
-        # Behind the end of the file there is nothing, in a hole of it zeros.
-        if len(mark) < _MARK_SIZE or not any(mark):
+        mark = read_mark(file, start, self._row_size)
+        if mark is None:
             return False
-        if os.preadv(file, [out.data], start) != self._row_size or _mark(out) != mark:
+        if os.preadv(file, [out.data], start) != self._row_size or mark_of(out) != mark:
             return False
         self._is_known[row] = True
         return True
@@ -118,7 +114,7 @@ class PixelFiles:
             with self._lock:
                 if shard not in self._files:
                     self._files[shard] = self._open(shard)
-        return self._files[shard], _start(record, self._row_size)
+        return self._files[shard], slot_start(record, self._row_size)
 
     def _open(self, shard: int) -> int | None:
         try:
@@ -161,7 +157,7 @@ def write_record(folder: Path, shard: Shard, record: int, pixels: NDArray[np.uin
     """
     file = _open_file(folder, shard, len(pixels))
     try:
-        _write_slot(file, _start(record, pixels.nbytes), pixels)
+        write_slot(file, slot_start(record, pixels.nbytes), pixels)
     finally:
         os.close(file)
 
@@ -219,30 +215,3 @@ def _key(shard: Shard, image_size: int) -> bytes:
     key = [PIXELS_FORMAT, shard.url, shard.size, shard.version, image_size, decoder]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     return f"lightning_melanoma pixels {digest}\n".encode()
-
-
-def _mark(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the 8 bytes that tell that the pixels are whole; never all zeros.
-
-    What is to be found are pages that were not written, not an adversary: a sum does, at a tenth of
-    the time of a CRC.
-    """
-    flat = pixels.reshape(-1)
-    whole = len(flat) // _MARK_SIZE * _MARK_SIZE
-    total = int(flat[:whole].view(np.uint64).sum()) + int(flat[whole:].sum())
-    return (total % (2**64 - 1) + 1).to_bytes(_MARK_SIZE, "little")
-
-
-def _start(record: int, row_size: int) -> int:
-    return _HEADER_SIZE + record * (row_size + _MARK_SIZE)
-
-
-def _write_slot(file: int, start: int, pixels: NDArray[np.uint8]) -> None:
-    _write(file, pixels.data.cast("B"), start)
-    _write(file, memoryview(_mark(pixels)), start + pixels.nbytes)
-
-
-def _write(file: int, content: memoryview, start: int) -> None:
-    while content:
-        written = os.pwrite(file, content, start)
-        content, start = content[written:], start + written

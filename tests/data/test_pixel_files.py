@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_melanoma.data import pixel_files
+from lightning_melanoma.data import pixel_files, pixel_slots
 from lightning_melanoma.data.pixel_files import PixelFiles
 from lightning_melanoma.records.storage import Shard
 
@@ -96,7 +96,7 @@ def test_any_changed_byte_of_a_slot_makes_it_one_that_is_not_there(tmp_path, at)
     cache.write(0, pixels(0))
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
-    content[pixel_files._HEADER_SIZE + at] ^= 1
+    content[pixel_slots.slot_start(0, SIZE * SIZE * 3) + at] ^= 1
     path.write_bytes(content)
     again = files(tmp_path)
     assert kept(again) == []
