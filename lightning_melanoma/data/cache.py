@@ -44,7 +44,7 @@ class PixelCache(Protocol):
         """Keep the pixels of a row, (H, W, 3) uint8."""
 
     def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return (N,) bool, as far as this process knows, whether the pixels of rows are kept."""
+        """Return (N,) bool, whether the pixels of rows seem to be kept; `read` tells."""
 
 
 class MemoryCache:

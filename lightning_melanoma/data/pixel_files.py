@@ -86,8 +86,22 @@ class PixelFiles:
             self._is_known[row] = True
 
     def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return (N,) bool, as far as this process knows, whether the pixels of rows are kept."""
-        return self._is_known[rows]
+        """Return (N,) bool, whether the pixels of rows seem to be kept.
+
+        Of those that this process has not read or written the file is asked for the mark alone.
+        """
+        is_kept = self._is_known[rows]
+        unknown = np.flatnonzero(~is_kept)
+        is_kept[unknown] = [self._has_mark(row) for row in rows[unknown].tolist()]
+        return is_kept
+
+    def _has_mark(self, row: int) -> bool:
+        file, start = self._slot(row)
+        try:
+            return file is not None and read_mark(file, start, self._row_size) is not None
+        except OSError as error:
+            self._give_up(error)
+            return False
 
     def _read(self, row: int, out: NDArray[np.uint8]) -> bool:
         file, start = self._slot(row)

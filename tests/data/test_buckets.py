@@ -22,7 +22,7 @@ from lightning_melanoma.cli import main
 from lightning_melanoma.data import dataset as dataset_module
 from lightning_melanoma.data import order
 from lightning_melanoma.data.audit import audit
-from lightning_melanoma.data.cache import MemoryCache
+from lightning_melanoma.data.cache import CacheSettings, MemoryCache
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
@@ -127,6 +127,27 @@ def test_index_and_pixels_are_made_in_one_pass_over_a_bucket(
         assert_same_records(records(ours.loader(split)), records(theirs.loader(split)))
     # That the index takes one pass, another test shows.
     assert not service.bytes_sent
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_beside_a_record_that_cannot_be_read_pixels_on_the_disk_are_not_fetched_again(
+    service, tmp_path, small_windows, num_workers
+):
+    write_shards(tmp_path, num_shards=4, num_records=8)
+    write_shards(tmp_path, num_shards=1, num_records=1, start=32, prefix="train_b", image=b"text")
+    for path in tmp_path.glob("train*"):
+        service.put(f"data/{path.name}", path.read_bytes())
+    split = read("gs://bucket/data")
+    cache = CacheSettings("disk", None, str(tmp_path / "pixels"))
+    cache.check(len(split.table), 32)
+    for run in range(2):
+        source = loader(split, cache=cache.open(split, 32), on_corrupt="skip").source
+        again = MelanomaLoader(source, num_workers=num_workers)
+        for epoch in range(2):
+            service.bytes_sent.clear()
+            assert len(records(again)) == 32
+            if run or epoch:
+                assert set(service.bytes_sent) == {"train_b00-1.tfrec"}
 
 
 def test_requests_that_a_worker_process_repeated_are_counted(

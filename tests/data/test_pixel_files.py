@@ -43,6 +43,15 @@ def test_what_was_written_is_there_for_the_next_run(tmp_path):
     assert first.is_kept(np.array([2, 0, 1])).tolist() == [True, False, True]
 
 
+def test_what_an_earlier_run_kept_is_known_by_its_marks_alone(tmp_path):
+    files(tmp_path).write(1, pixels(1))
+    files(tmp_path).write(2, pixels(2))
+    again = files(tmp_path)
+    assert again.is_kept(np.array([3, 2, 0, 1, 2])).tolist() == [False, True, False, True, True]
+    # The pixels are still to be compared with their mark.
+    assert not again._is_known.any()
+
+
 def test_black_pixels_are_kept_too(tmp_path):
     black = np.zeros((SIZE, SIZE, 3), np.uint8)
     files(tmp_path).write(0, black)
