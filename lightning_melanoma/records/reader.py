@@ -5,9 +5,9 @@ temporary file, since records are read at random. A shard that is not what it wa
 is never read on: its records would not be those of its index.
 """
 
+import contextlib
 import gzip
 import os
-import shutil
 import tempfile
 import time
 import weakref
@@ -18,6 +18,7 @@ from typing import IO, BinaryIO
 from lightning_melanoma.records import remote
 from lightning_melanoma.records.access import UnreachableError, is_local
 from lightning_melanoma.records.readahead import open_stream
+from lightning_melanoma.records.stopping import check_stop
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import HEADER_SIZE, CorruptRecordError, is_header
 
@@ -39,7 +40,7 @@ class ShardReader:
     Its file is given back by `close`, or with the reader.
 
     Raises:
-        OSError: the shard cannot be opened.
+        OSError: the shard cannot be opened, or there is no room to unpack it.
         ChangedShardError: it is another than was found.
         CorruptRecordError: it is a damaged gzip file.
     """
@@ -166,14 +167,29 @@ def _changed(shard: Shard) -> ChangedShardError:
 
 
 def _unpacked(packed: IO[bytes], shard: Shard) -> IO[bytes]:
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
-    try:
-        with packed, gzip.open(packed, "rb") as stream:
-            shutil.copyfileobj(stream, unpacked, _CHUNK_SIZE)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        unpacked.close()
-        raise CorruptRecordError(
-            shard.url, 0, 0, f"expected a whole gzip file, found {error}; fetch it anew"
-        ) from error
-    unpacked.flush()
+    with contextlib.ExitStack() as on_error:
+        # Without a buffer: nothing is left to be written when it is closed on a full disk.
+        unpacked = on_error.enter_context(tempfile.TemporaryFile(buffering=0))
+        try:
+            with packed, gzip.open(packed, "rb") as stream:
+                while chunk := stream.read(_CHUNK_SIZE):
+                    check_stop()
+                    _append(chunk, unpacked, shard)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CorruptRecordError(
+                shard.url, 0, 0, f"expected a whole gzip file, found {error}; fetch it anew"
+            ) from error
+        on_error.pop_all()
     return unpacked
+
+
+def _append(chunk: bytes, unpacked: IO[bytes], shard: Shard) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[unpacked.write(rest) :]
+    except OSError as error:
+        raise OSError(
+            f"shard {shard.url}: expected room to unpack it in {tempfile.gettempdir()}, found none "
+            f"({error.strerror}); set TMPDIR to a folder on a larger disk, or unpack the shards"
+        ) from error

@@ -1,4 +1,6 @@
 import gzip
+import resource
+import tempfile
 
 import fsspec
 import pytest
@@ -139,3 +141,28 @@ def test_a_truncated_gzip_shard_is_an_error(shards):
     path.write_bytes(gzip.compress(path.read_bytes())[:-20])
     with pytest.raises(CorruptRecordError, match="expected a whole gzip file"):
         ShardReader(find_shards(str(path))[0])
+
+
+@pytest.mark.parametrize("url", ["{folder}/shard.tfrec", "memory://full/shard.tfrec"])
+def test_a_temporary_folder_that_is_full_is_named_with_the_shard_and_a_way_out(
+    tmp_path, monkeypatch, url
+):
+    write_shard(tmp_path / "shard.tfrec", [bytes(30_000)] * 10)
+    packed = gzip.compress((tmp_path / "shard.tfrec").read_bytes())
+    (tmp_path / "shard.tfrec").write_bytes(packed)
+    fsspec.filesystem("memory").pipe("/full/shard.tfrec", packed)
+    (shard,) = find_shards(url.format(folder=tmp_path))
+    (tmp_path / "small").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "small"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Writes behind so many bytes of a file fail, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="expected room") as error:
+            ShardReader(shard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value) == (
+        f"shard {shard.url}: expected room to unpack it in {tmp_path}/small, found none (File too "
+        "large); set TMPDIR to a folder on a larger disk, or unpack the shards"
+    )
