@@ -88,6 +88,33 @@ def test_a_fit_leaves_the_files_of_the_design(shards, folder):
     assert pd.read_csv(run / "predictions/test.csv")["target"].isna().all()
 
 
+def test_a_run_may_go_by_a_metric_of_training(shards, folder):
+    words = ["--checkpoint.monitor", "train_log_loss", "--checkpoint.mode", "min"]
+    words += ["--early_stopping.monitor", "train_log_loss", "--early_stopping.mode", "min"]
+    # No later epoch is that much better than the first.
+    words += ["--early_stopping.min_delta", "9", "--early_stopping.patience", "2"]
+    fit(shards, *words, "--predict_after_fit", "false", epochs=6)
+    run = folder / "runs/melanoma/version_0"
+    losses = pd.read_csv(run / "metrics.csv")["train_log_loss"]
+    assert len(losses) == 3
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.idxmin()
+
+
+@pytest.mark.parametrize(
+    "words", [("check_val_every_n_epoch", "2"), ("val_check_interval", "0.5")], ids=lambda w: w[0]
+)
+def test_the_best_epoch_is_that_of_its_last_validation(shards, folder, words):
+    goal = ["--checkpoint.monitor", "val_log_loss", "--checkpoint.mode", "min"]
+    fit(shards, f"--trainer.{words[0]}", words[1], *goal, "--predict_after_fit", "false", epochs=5)
+    run = folder / "runs/melanoma/version_0"
+    losses = pd.read_csv(run / "metrics.csv")["val_log_loss"]
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.idxmin()
+    (state,) = (each for key, each in best["callbacks"].items() if "BestCheckpoint" in key)
+    assert state["best_model_score"] == losses.min()
+
+
 def test_two_runs_with_one_seed_are_identical(shards, folder):
     fit(shards, "--model.augment", "strong")
     fit(shards, "--model.augment", "strong")
@@ -509,6 +536,12 @@ def error_of(capsys, *words) -> str:
         ),
         (["fit", "--submission.sample", "nofile.csv"], "submission.sample: expected a CSV"),
         (["fit", "--model.augment_changes", "{hair: 1}"], "the nearest are hair_"),
+        (
+            ["fit", "--checkpoint.monitor", "val_aurc"],
+            "checkpoint.monitor: expected a metric of metrics.csv, found 'val_aurc'; the nearest "
+            "are val_auroc, ",
+        ),
+        (["fit", "--early_stopping.monitor", "val_los"], "early_stopping.monitor: expected a"),
         (["fit", "--prevalence", "2"], "prevalence: expected a share between 0 and 1, found 2"),
         (["fit", "--model.learning_rate", "-1"], "learning_rate: expected more than 0, found -1"),
         (["fit", "--model.weight_decay", "-1"], "weight_decay: expected 0 or more, found -1"),

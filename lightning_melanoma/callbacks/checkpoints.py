@@ -4,30 +4,33 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
+from lightning_melanoma.callbacks.monitoring import check_monitor, monitored
 from lightning_melanoma.records.files import atomic_file
-
-if TYPE_CHECKING:
-    from lightning_melanoma.tasks.judged import JudgedModule
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``, the epoch with the best value of a metric.
 
-    On resume the earlier best counts.
+    On resume the earlier best counts. Epochs that do not have the metric do not.
 
     Args:
         monitor: a metric of ``metrics.csv``.
         mode: whether more (`max`) or less (`min`) of it is better.
+
+    Raises:
+        ValueError: ``metrics.csv`` has no such metric.
     """
 
     def __init__(self, monitor: str = "val_auroc", mode: Literal["min", "max"] = "max") -> None:
+        check_monitor(monitor, setting="checkpoint.monitor")
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -59,6 +62,18 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = str(own)
         self.best_model_score = self.kth_value = torch.as_tensor(score)
         self.best_k_models = {str(own): self.kth_value}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare, unless the epoch has no value to compare."""
+        assert self.monitor is not None
+        if monitored(pl_module, self.monitor) is not None:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
+        assert self.monitor is not None
+        candidates = super()._monitor_candidates(trainer)
+        value = monitored(trainer.lightning_module, self.monitor)
+        return candidates if value is None else {**candidates, self.monitor: value}
 
     @property
     def is_defined(self) -> bool:
@@ -148,6 +163,9 @@ class StopWhenFlat(EarlyStopping):
         mode: whether more (`max`) or less (`min`) of it is better.
         patience: epochs without improvement.
         min_delta: how much better counts as better.
+
+    Raises:
+        ValueError: ``metrics.csv`` has no such metric.
     """
 
     def __init__(
@@ -157,6 +175,7 @@ class StopWhenFlat(EarlyStopping):
         patience: int = 10,
         min_delta: float = 0.0,
     ) -> None:
+        check_monitor(monitor, setting="early_stopping.monitor")
         super().__init__(
             monitor,
             mode=mode,
@@ -168,11 +187,14 @@ class StopWhenFlat(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare, unless the epoch has no value to compare."""
-        # Lightning keeps the value of the last validation, the epoch's row has its own alone.
-        row = cast("JudgedModule", pl_module).epochs.history[-1]
-        value = trainer.callback_metrics.get(self.monitor, math.nan)
-        if self.monitor in row and math.isfinite(value):
-            super().on_train_epoch_end(trainer, pl_module)
+        value = monitored(pl_module, self.monitor)
+        if value is None or not math.isfinite(value):
+            return
+        should_stop, reason = self._evaluate_stopping_criteria(value)
+        # One process that is to stop stops all.
+        if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
+            trainer.should_stop = True
+            self.stopped_epoch, self.stopping_reason_message = trainer.current_epoch, reason
 
 
 def add_to_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ the middle of it reports the metrics that it would have reported.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from lightning_melanoma.tasks.outputs import (
+    METRICS,
     EpochOutputs,
     OutputCollector,
     StepOutputs,
@@ -18,6 +19,8 @@ from lightning_melanoma.tasks.outputs import (
 
 #: The splits that are judged; labelled test batches go by `val`.
 JudgedSplit = Literal["train", "val"]
+#: The columns of ``metrics.csv`` that are metrics. The row of an epoch has those of its splits.
+ROW_METRICS = tuple(f"{split}_{name}" for split in get_args(JudgedSplit) for name in METRICS)
 
 
 class EpochJudge:

@@ -184,3 +184,5 @@ def epoch_metrics(
 
 #: The metrics that need hard targets.
 RANKING_METRICS = ("auroc", "average_precision", "sensitivity", "specificity")
+#: All that `epoch_metrics` returns, in its order.
+METRICS = ("loss", "log_loss", *RANKING_METRICS)

@@ -12,26 +12,28 @@ from lightning_melanoma.callbacks.checkpoints import (
     StopWhenFlat,
     add_to_checkpoint,
 )
-from lightning_melanoma.tasks.judging import EpochJudge
+from lightning_melanoma.tasks.judging import ROW_METRICS, EpochJudge
 
 
 class Scripted(BoringModel):
-    """Reports a given value of val_auroc each epoch, or stops in the middle of one.
+    """Reports a given value of a metric each epoch, or stops in the middle of one.
 
-    None stands for an epoch without validation.
+    None stands for an epoch without validation. As in a task, val_auroc alone is logged.
     """
 
-    def __init__(self, values, fails_at=None):
+    def __init__(self, values, fails_at=None, metric="val_auroc"):
         super().__init__()
         self.values = values
         self.fails_at = fails_at
+        self.metric = metric
         self.epochs = EpochJudge()
 
     def on_train_epoch_end(self):
         value = self.values[self.current_epoch]
-        row = {} if value is None else {"val_auroc": value}
+        row = {} if value is None else {self.metric: value}
         self.epochs.history.append(row)
-        self.log_dict(row)
+        if self.metric == "val_auroc":
+            self.log_dict(row)
 
     def training_step(self, batch, batch_idx):
         if (self.current_epoch, batch_idx) == self.fails_at:
@@ -39,8 +41,9 @@ class Scripted(BoringModel):
         return super().training_step(batch, batch_idx)
 
 
-def fit(folder, model, *, epochs, ckpt_path=None, patience=10):
-    callbacks = [BestCheckpoint(), StopWhenFlat(patience=patience), LastCheckpoint()]
+def fit(folder, model, *, epochs, ckpt_path=None, patience=10, mode="max"):
+    goal = {"monitor": model.metric, "mode": mode}
+    callbacks = [BestCheckpoint(**goal), StopWhenFlat(**goal, patience=patience), LastCheckpoint()]
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -149,8 +152,33 @@ def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
     assert not undefined.checkpoint_callback.is_defined
 
 
-# Lightning's word on a run that goes on with an epoch that is not validated.
-@pytest.mark.filterwarnings("ignore:.*could not find the monitored key:UserWarning")
+@pytest.mark.parametrize("metric", ROW_METRICS)
+def test_every_metric_of_the_row_tells_the_best_epoch_and_stops_the_run(tmp_path, metric):
+    values = [0.6, 0.2, 0.3, 0.4, 0.5, 0.5]
+    trainer = fit(tmp_path, Scripted(values, metric=metric), epochs=6, patience=2, mode="min")
+    assert epoch_of(tmp_path, "best") == 1
+    assert trainer.current_epoch == 4
+
+
+def test_values_are_compared_as_the_row_has_them(tmp_path):
+    # They differ by less than float32 can tell.
+    fit(tmp_path, Scripted([0.9, 0.9 + 1e-9, 0.9]), epochs=3)
+    assert epoch_of(tmp_path, "best") == 1
+
+
+@pytest.mark.parametrize("callback", [BestCheckpoint, StopWhenFlat])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("val_aurc", "val_auroc"), ("log_loss", "val_log_loss, .*train_log_loss"), ("lr", "")],
+)
+def test_unknown_metric_raises_with_the_nearest(callback, name, nearest):
+    with pytest.raises(
+        ValueError,
+        match=rf"\.monitor: expected a metric of metrics\.csv, found '{name}'; .* {nearest}",
+    ):
+        callback(name)
+
+
 def test_an_epoch_without_validation_is_not_compared(tmp_path):
     values = [0.8, None, None, 0.7, None, None, 0.7, None]
     trainer = fit(tmp_path, Scripted(values), epochs=8, patience=2)

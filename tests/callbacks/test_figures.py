@@ -18,6 +18,7 @@ from lightning_melanoma.callbacks.pictures import (
     mistakes_figure,
 )
 from lightning_melanoma.callbacks.style import percent, save_figure
+from lightning_melanoma.tasks.outputs import METRICS
 
 
 def texts(figure):
@@ -50,6 +51,10 @@ def test_curves_say_the_best_epoch_and_the_overfitting():
     assert says(figure, "validation log loss rising since epoch 7")
     # One panel a metric and one for the learning rate.
     assert len(figure.axes) == len(METRIC_NAMES) + 1
+
+
+def test_curves_have_a_name_for_every_metric():
+    assert tuple(METRIC_NAMES) == METRICS
 
 
 def test_curves_have_a_gap_where_a_value_is_missing():

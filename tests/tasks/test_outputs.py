@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score, log_loss, recall_score, roc
 
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.tasks.outputs import (
+    METRICS,
     EpochOutputs,
     OutputCollector,
     epoch_metrics,
@@ -58,6 +59,7 @@ def outputs() -> EpochOutputs:
 def test_metrics_are_scikit_learns_of_the_corrected_probability(outputs):
     shift, prevalence = 1.5, 0.1
     found = epoch_metrics(outputs, shift=shift, prevalence=prevalence, mixes_targets=False)
+    assert tuple(found) == METRICS
     probabilities = 1 / (1 + np.exp(shift - outputs.logits.astype(float)))
     calls = probabilities >= prevalence
     assert found == pytest.approx(
