@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps, and when it stops by itself."""
 
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -12,8 +13,16 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from lightning_melanoma.callbacks.earlier_best import find_earlier_best
 from lightning_melanoma.callbacks.monitoring import check_monitor, monitored
 from lightning_melanoma.records.files import atomic_file
+
+_log = logging.getLogger(__name__)
+
+_NOT_THERE = (
+    "checkpoint: expected the best of the epochs so far, %s %.4f, beside %s or as %s, found it in "
+    "neither place; the best of the epochs to come will be kept."
+)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -39,29 +48,35 @@ class BestCheckpoint(ModelCheckpoint):
             # At the end of the whole epoch, when its row of metrics is complete.
             save_on_train_epoch_end=True,
         )
-        self._goes_on = self._is_first_process = False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remember whether a run may go on, ahead of `load_state_dict`, which is not told."""
-        super().setup(trainer, pl_module, stage)
-        self._goes_on = stage == "fit"
-        self._is_first_process = trainer.is_global_zero
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Take the best checkpoint over from the run that goes on here, in a folder of its own."""
-        earlier = Path(state_dict["best_model_path"])
-        score = state_dict["best_model_score"]
+        state = checkpoint["callbacks"].get(self.state_key)
         # `validate`, `test` and `predict` come here as well, and keep no checkpoints.
-        if not self._goes_on or score is None or not earlier.is_file():
+        if trainer.state.fn != TrainerFn.FITTING or not state:
+            return
+        if not _is_defined(state["best_model_score"]):
             return
         assert self.dirpath is not None
-        own = Path(self.dirpath) / earlier.name
-        if own != earlier and self._is_first_process:
+        assert trainer.ckpt_path is not None
+        score, kept = state["best_model_score"], Path(state["best_model_path"])
+        earlier = find_earlier_best(Path(trainer.ckpt_path), checkpoint, state_key=self.state_key)
+        if earlier is None:
+            if trainer.is_global_zero:
+                _log.warning(_NOT_THERE, self.monitor, score, trainer.ckpt_path, kept)
+            return
+        own = Path(self.dirpath) / kept.name
+        if own.resolve() != earlier.resolve() and trainer.is_global_zero:
             with earlier.open("rb") as source, atomic_file(own) as stream:
                 shutil.copyfileobj(source, stream)
         self.best_model_path = self.kth_best_model_path = str(own)
         self.best_model_score = self.kth_value = torch.as_tensor(score)
         self.best_k_models = {str(own): self.kth_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing more than `on_load_checkpoint`, which sees the whole checkpoint."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare, unless the epoch has no value to compare."""
@@ -78,7 +93,7 @@ class BestCheckpoint(ModelCheckpoint):
     @property
     def is_defined(self) -> bool:
         """Tell whether the metric could be computed in any epoch, so that there is a best one."""
-        return self.best_model_score is not None and math.isfinite(self.best_model_score)
+        return _is_defined(self.best_model_score)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -195,6 +210,11 @@ class StopWhenFlat(EarlyStopping):
         if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
             trainer.should_stop = True
             self.stopped_epoch, self.stopping_reason_message = trainer.current_epoch, reason
+
+
+def _is_defined(score: Tensor | None) -> bool:
+    # Lightning has an infinite one for NaN.
+    return score is not None and math.isfinite(score)
 
 
 def add_to_checkpoint(path: Path, entries: Mapping[str, Any]) -> None:

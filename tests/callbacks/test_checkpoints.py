@@ -1,10 +1,14 @@
+import logging
+import math
 import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_melanoma.callbacks.checkpoints import (
     BestCheckpoint,
@@ -21,19 +25,28 @@ class Scripted(BoringModel):
     None stands for an epoch without validation. As in a task, val_auroc alone is logged.
     """
 
-    def __init__(self, values, fails_at=None, metric="val_auroc"):
+    def __init__(self, values, fails_at=None, metric="val_auroc", train_loss=0.1):
         super().__init__()
         self.values = values
         self.fails_at = fails_at
         self.metric = metric
+        self.train_loss = train_loss
         self.epochs = EpochJudge()
 
     def on_train_epoch_end(self):
         value = self.values[self.current_epoch]
-        row = {} if value is None else {self.metric: value}
-        self.epochs.history.append(row)
+        metrics = {} if value is None else {self.metric: value}
+        row = {"epoch": self.current_epoch, "step": self.global_step, "train_loss": self.train_loss}
+        # Undefined, as where images are mixed.
+        self.epochs.history.append({**row, "train_auroc": math.nan, **metrics})
         if self.metric == "val_auroc":
-            self.log_dict(row)
+            self.log_dict(metrics)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["epochs"] = self.epochs.state_dict()
+
+    def on_load_checkpoint(self, checkpoint):
+        self.epochs.load_state_dict(checkpoint["epochs"], rank=0)
 
     def training_step(self, batch, batch_idx):
         if (self.current_epoch, batch_idx) == self.fails_at:
@@ -101,47 +114,124 @@ def test_the_best_of_the_first_run_counts_after_a_resume(tmp_path):
     assert epoch_of(second, "best") == 1
 
 
-def state_of(folder):
-    """Return the state of `BestCheckpoint` in the checkpoint of a run."""
-    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    return checkpoint["callbacks"][BestCheckpoint().state_key]
+def last_of(folder):
+    return folder / "checkpoints/last.ckpt"
 
 
-def set_up(folder, stage, *, is_global_zero):
-    """Return the callback of a process that is about to load a checkpoint."""
+def take_over(folder, ckpt_path, *, stage="fit", is_global_zero=True):
+    """Return the callback of a process that has loaded a checkpoint."""
     best = BestCheckpoint()
-    trainer = Mock(is_global_zero=is_global_zero, loggers=[], default_root_dir=folder)
+    trainer = Mock(
+        is_global_zero=is_global_zero, loggers=[], default_root_dir=folder, ckpt_path=ckpt_path
+    )
+    trainer.state.fn = TrainerFn(stage)
     trainer.strategy.broadcast = lambda value: value
     best.setup(trainer, BoringModel(), stage)
+    checkpoint = torch.load(ckpt_path, weights_only=True)
+    best.on_load_checkpoint(trainer, BoringModel(), checkpoint)
+    best.load_state_dict(checkpoint["callbacks"][best.state_key])
     return best
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_the_best_is_not_taken_over_where_nothing_is_trained(tmp_path, stage):
     fit(tmp_path / "first", Scripted([0.6, 0.8]), epochs=2)
-    best = set_up(tmp_path / "second", stage, is_global_zero=True)
-    best.load_state_dict(state_of(tmp_path / "first"))
+    take_over(tmp_path / "second", last_of(tmp_path / "first"), stage=stage)
     assert not (tmp_path / "second").exists()
 
 
 def test_the_first_process_alone_takes_the_best_over_whole_for_all(tmp_path, monkeypatch):
     fit(tmp_path / "first", Scripted([0.6, 0.8]), epochs=2)
-    state = state_of(tmp_path / "first")
+    last = last_of(tmp_path / "first")
     own = tmp_path / "second/checkpoints/best.ckpt"
-    other = set_up(tmp_path / "second", "fit", is_global_zero=False)
-    other.load_state_dict(state)
+    other = take_over(tmp_path / "second", last, is_global_zero=False)
     assert not own.exists()
-    first = set_up(tmp_path / "second", "fit", is_global_zero=True)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", Mock(side_effect=OSError("full")))
         with pytest.raises(OSError, match="full"):
-            first.load_state_dict(state)
+            take_over(tmp_path / "second", last)
     assert not list(own.parent.iterdir())
-    first.load_state_dict(state)
+    first = take_over(tmp_path / "second", last)
     assert own.read_bytes() == (tmp_path / "first/checkpoints/best.ckpt").read_bytes()
     for callback in (first, other):
         assert callback.best_model_path == callback.kth_best_model_path == str(own)
         assert callback.best_model_score == pytest.approx(0.8)
+
+
+@pytest.fixture
+def moved(tmp_path, monkeypatch):
+    """A run of two epochs, the first of them the best, in another place than it was made in.
+
+    The working folder is a new one, in which a run of its name has as good a first epoch.
+    """
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "old")
+        fit("run", Scripted([0.8, 0.6]), epochs=2)
+    monkeypatch.chdir(tmp_path / "new")
+    fit("run", Scripted([0.8, 0.5], train_loss=0.2), epochs=2)
+    return (tmp_path / "old/run").rename(tmp_path / "moved")
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """The log, whatever `main` may have set up before."""
+    monkeypatch.setattr(logging.getLogger("lightning_melanoma"), "propagate", True)
+    caplog.set_level(logging.WARNING, "lightning_melanoma")
+    return caplog
+
+
+def test_the_best_is_looked_for_beside_the_checkpoint_first(moved, said, tmp_path):
+    best = take_over(tmp_path / "second", last_of(moved))
+    own = tmp_path / "second/checkpoints/best.ckpt"
+    assert own.read_bytes() == (moved / "checkpoints/best.ckpt").read_bytes()
+    assert best.best_model_path == str(own)
+    assert not said.text
+
+
+def test_the_best_is_found_where_the_run_kept_it(tmp_path, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit("run", Scripted([0.8, 0.6]), epochs=2)
+    alone = shutil.copy("run/checkpoints/last.ckpt", "alone.ckpt")
+    assert take_over("second", alone).best_model_score == pytest.approx(0.8)
+    assert epoch_of(Path("second"), "best") == 0
+    assert not said.text
+
+
+@pytest.mark.parametrize("beside", ["nothing", "text", "stranger", "last", "other tensors"])
+def test_nothing_else_is_taken_for_the_best_and_that_is_said(moved, said, tmp_path, beside):
+    path = moved / "checkpoints/best.ckpt"
+    path.unlink()
+    if beside == "text":
+        path.write_text("no checkpoint")
+    elif beside == "stranger":
+        shutil.copy("run/checkpoints/best.ckpt", path)
+    elif beside == "last":
+        shutil.copy(last_of(moved), path)
+    elif beside == "other tensors":
+        torch.save({"epoch": 0, "state_dict": {}}, path)
+    second = tmp_path / "second"
+    trainer = fit(second, Scripted([0, 0, 0.3]), epochs=3, ckpt_path=str(last_of(moved)))
+    assert epoch_of(second, "best") == 2
+    assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)
+    (line,) = said.messages[-1:]
+    assert line.startswith("checkpoint: expected the best of the epochs so far, val_auroc 0.8000, ")
+    assert "the best of the epochs to come will be kept" in line
+
+
+def test_a_run_may_go_on_from_its_best_alone(moved, said, tmp_path):
+    alone = (moved / "checkpoints/best.ckpt").rename(tmp_path / "alone.ckpt")
+    take_over(tmp_path / "second", alone)
+    assert epoch_of(tmp_path / "second", "best") == 0
+    assert not said.text
+
+
+def test_an_undefined_metric_leaves_no_best_to_be_missed(tmp_path, said):
+    fit(tmp_path / "first", Scripted([math.nan, math.nan]), epochs=2)
+    (tmp_path / "first/checkpoints/best.ckpt").unlink()
+    assert not take_over(tmp_path / "second", last_of(tmp_path / "first")).is_defined
+    assert not said.text
 
 
 def test_a_flat_metric_stops_the_run_but_an_undefined_one_does_not(tmp_path):
