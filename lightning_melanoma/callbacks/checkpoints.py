@@ -48,6 +48,7 @@ class BestCheckpoint(ModelCheckpoint):
             # At the end of the whole epoch, when its row of metrics is complete.
             save_on_train_epoch_end=True,
         )
+        self._epoch: int | None = None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -62,11 +63,12 @@ class BestCheckpoint(ModelCheckpoint):
         assert self.dirpath is not None
         assert trainer.ckpt_path is not None
         score, kept = state["best_model_score"], Path(state["best_model_path"])
-        earlier = find_earlier_best(Path(trainer.ckpt_path), checkpoint, state_key=self.state_key)
-        if earlier is None:
+        found = find_earlier_best(Path(trainer.ckpt_path), checkpoint, state_key=self.state_key)
+        if found is None:
             if trainer.is_global_zero:
                 _log.warning(_NOT_THERE, self.monitor, score, trainer.ckpt_path, kept)
             return
+        earlier, epoch = found
         own = Path(self.dirpath) / kept.name
         if own.resolve() != earlier.resolve() and trainer.is_global_zero:
             with earlier.open("rb") as source, atomic_file(own) as stream:
@@ -74,6 +76,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = str(own)
         self.best_model_score = self.kth_value = torch.as_tensor(score)
         self.best_k_models = {str(own): self.kth_value}
+        self._epoch = epoch
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing more than `on_load_checkpoint`, which sees the whole checkpoint."""
@@ -83,12 +86,19 @@ class BestCheckpoint(ModelCheckpoint):
         assert self.monitor is not None
         if monitored(pl_module, self.monitor) is not None:
             super().on_train_epoch_end(trainer, pl_module)
+            if self._last_global_step_saved == trainer.global_step:
+                self._epoch = trainer.current_epoch
 
     def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
         assert self.monitor is not None
         candidates = super()._monitor_candidates(trainer)
         value = monitored(trainer.lightning_module, self.monitor)
         return candidates if value is None else {**candidates, self.monitor: value}
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that ``best.ckpt`` is of, None where there is no best one."""
+        return self._epoch if self.is_defined else None
 
     @property
     def is_defined(self) -> bool:

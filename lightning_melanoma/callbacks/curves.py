@@ -25,10 +25,17 @@ METRIC_NAMES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
 }
+_SPLITS = {"train": "Training", "val": "Validation"}
 
 
 @mpl.rc_context(STYLE)
-def curves_figure(history: History, best_epoch: int | None, overfit_since: int | None) -> Figure:
+def curves_figure(
+    history: History,
+    best_epoch: int | None,
+    overfit_since: int | None,
+    *,
+    monitor: str = "val_auroc",
+) -> Figure:
     """Draw every metric by epoch, training against validation.
 
     Args:
@@ -36,6 +43,7 @@ def curves_figure(history: History, best_epoch: int | None, overfit_since: int |
             and `lr`; where a value is missing or NaN the line has a gap.
         best_epoch: the epoch to mark, None for none.
         overfit_since: the epoch from which on the panels are shaded, None for none.
+        monitor: the metric that the best epoch is the best by.
     """
     figure = Figure(figsize=(9, 6.6))
     grid = figure.add_gridspec(
@@ -62,7 +70,7 @@ def curves_figure(history: History, best_epoch: int | None, overfit_since: int |
             f"shaded: validation log loss rising since epoch {overfit_since}, training's falling"
         )
         finding = (words, ACCENT)
-    add_title(figure, _title(history, best_epoch), lines=[finding])
+    add_title(figure, _title(history, best_epoch, monitor), lines=[finding])
     _add_legend(figure, has_best=best_epoch is not None)
     return figure
 
@@ -106,11 +114,15 @@ def _mark_value(axes: Axes, history: History, key: str, best_epoch: int | None) 
             )  # fmt: skip
 
 
-def _title(history: History, best_epoch: int | None) -> str:
-    best = [row["val_auroc"] for row in history if row["epoch"] == best_epoch]
+def _title(history: History, best_epoch: int | None, monitor: str) -> str:
+    split, _, metric = monitor.partition("_")
+    name = METRIC_NAMES[metric].partition(",")[0]
+    # "AUROC" stays as it is.
+    subject = f"{_SPLITS[split]} {name if name.isupper() else name.lower()}"
+    best = [row[monitor] for row in history if row["epoch"] == best_epoch]
     if not best:
-        return "Validation AUROC is undefined"
-    return f"Validation AUROC {best[0]:.3f}, best at epoch {best_epoch}"
+        return f"{subject} is undefined"
+    return f"{subject} {best[0]:.3f}, best at epoch {best_epoch}"
 
 
 def _add_legend(figure: Figure, *, has_best: bool) -> None:

@@ -16,8 +16,8 @@ import torch
 
 def find_earlier_best(
     ckpt_path: Path, checkpoint: Mapping[str, Any], *, state_key: str
-) -> Path | None:
-    """Return the best checkpoint of a run so far.
+) -> tuple[Path, int] | None:
+    """Return the best checkpoint of a run so far, and the epoch that it is of.
 
     It is looked for beside the checkpoint that the run goes on from, then where the run kept it.
     The checkpoint may be the best one itself, under another name.
@@ -32,8 +32,9 @@ def find_earlier_best(
     """
     kept = Path(checkpoint["callbacks"][state_key]["best_model_path"])
     for path in (ckpt_path.with_name(kept.name), kept, ckpt_path):
-        if _is_best_of(checkpoint, _content(path), state_key):
-            return path
+        found = _content(path)
+        if _is_best_of(checkpoint, found, state_key):
+            return path, int(found["epoch"])
     return None
 
 

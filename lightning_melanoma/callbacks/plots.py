@@ -7,6 +7,7 @@ said once; it never ends a training.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_melanoma.augment.color import unit_range
+from lightning_melanoma.callbacks.checkpoints import BestCheckpoint
 from lightning_melanoma.callbacks.curves import curves_figure
 from lightning_melanoma.callbacks.figures import (
     precision_recall_figure,
@@ -89,7 +91,7 @@ class TrainingPlots(Callback):
             self._warn_of_overfitting(task.epochs.history)
         if num_epochs - self._num_drawn >= every:
             self._num_drawn = num_epochs
-            self._draw(task, trainer.datamodule, folder)  # type: ignore[attr-defined]
+            self._draw(task, trainer, folder)
 
     def _warn_of_overfitting(self, history: History) -> None:
         since, before = rising_since(history), self._overfit_since
@@ -97,11 +99,10 @@ class TrainingPlots(Callback):
         if since is not None and since != before:
             rank_zero_info(overfitting_sentence(history))
 
-    def _draw(
-        self, task: "MelanomaClassifier", datamodule: "MelanomaDataModule", folder: Path
-    ) -> None:
+    def _draw(self, task: "MelanomaClassifier", trainer: pl.Trainer, folder: Path) -> None:
         history = task.epochs.history
-        curves = curves_figure(history, best_epoch(history), rising_since(history))
+        monitor, epoch = _best(trainer, history)
+        curves = curves_figure(history, epoch, rising_since(history), monitor=monitor)
         save_figure(curves, folder / "curves.png")
         outputs = task.epochs.outputs.get("val")
         if outputs is None or not len(outputs.rows):
@@ -111,7 +112,7 @@ class TrainingPlots(Callback):
         elif "val_log_loss" in history[-1]:
             # Else they stay those of the last epoch that was validated, and of its training.
             _draw_rankings(task, outputs, folder)
-            _draw_probabilities(task, outputs, datamodule, folder)
+            _draw_probabilities(task, outputs, trainer.datamodule, folder)  # type: ignore[attr-defined]
 
     def _say_once(self, reason: str) -> None:
         if reason not in self._said:
@@ -120,9 +121,21 @@ class TrainingPlots(Callback):
 
 
 def best_epoch(history: History) -> int | None:
-    """Return the first epoch with the highest `val_auroc`, or None when it is never defined."""
+    """Return the first epoch with the highest `val_auroc`, or None when it is never defined.
+
+    It is for runs that keep no best checkpoint.
+    """
     known = [row for row in history if math.isfinite(row.get("val_auroc", math.nan))]
     return int(max(known, key=lambda row: row["val_auroc"])["epoch"]) if known else None
+
+
+def _best(trainer: pl.Trainer, history: History) -> tuple[str, int | None]:
+    """Return the metric that the best checkpoint goes by, and the epoch that it is of."""
+    callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # undeclared
+    for callback in callbacks:
+        if isinstance(callback, BestCheckpoint) and callback.monitor is not None:
+            return callback.monitor, callback.epoch
+    return "val_auroc", best_epoch(history)
 
 
 def _folder(trainer: pl.Trainer) -> Path | None:

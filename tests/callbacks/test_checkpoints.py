@@ -187,6 +187,7 @@ def test_the_best_is_looked_for_beside_the_checkpoint_first(moved, said, tmp_pat
     own = tmp_path / "second/checkpoints/best.ckpt"
     assert own.read_bytes() == (moved / "checkpoints/best.ckpt").read_bytes()
     assert best.best_model_path == str(own)
+    assert best.epoch == 0
     assert not said.text
 
 
@@ -213,7 +214,7 @@ def test_nothing_else_is_taken_for_the_best_and_that_is_said(moved, said, tmp_pa
         torch.save({"epoch": 0, "state_dict": {}}, path)
     second = tmp_path / "second"
     trainer = fit(second, Scripted([0, 0, 0.3]), epochs=3, ckpt_path=str(last_of(moved)))
-    assert epoch_of(second, "best") == 2
+    assert epoch_of(second, "best") == trainer.checkpoint_callback.epoch == 2
     assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.3)
     (line,) = said.messages[-1:]
     assert line.startswith("checkpoint: expected the best of the epochs so far, val_auroc 0.8000, ")

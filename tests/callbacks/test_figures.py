@@ -53,6 +53,23 @@ def test_curves_say_the_best_epoch_and_the_overfitting():
     assert len(figure.axes) == len(METRIC_NAMES) + 1
 
 
+@pytest.mark.parametrize(
+    ("monitor", "subject"),
+    [
+        ("val_log_loss", "Validation log loss"),
+        ("train_loss", "Training loss"),
+        ("val_average_precision", "Validation average precision"),
+        ("train_auroc", "Training AUROC"),
+    ],
+)
+def test_curves_name_the_metric_of_the_best_epoch(monitor, subject):
+    figure = curves_figure(history_of(5, **{monitor: 0.25}), 3, None, monitor=monitor)
+    assert says(figure, f"{subject} 0.250, best at epoch 3")
+    assert says(
+        curves_figure(history_of(2), None, None, monitor=monitor), f"{subject} is undefined"
+    )
+
+
 def test_curves_have_a_name_for_every_metric():
     assert tuple(METRIC_NAMES) == METRICS
 

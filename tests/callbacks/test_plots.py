@@ -1,6 +1,7 @@
 import logging
 import math
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_melanoma.augment.pipeline import BatchAugment
+from lightning_melanoma.callbacks import plots
+from lightning_melanoma.callbacks.checkpoints import BestCheckpoint
+from lightning_melanoma.callbacks.curves import curves_figure
 from lightning_melanoma.callbacks.plots import TrainingPlots, best_epoch
 from lightning_melanoma.data.draws import NUM_DRAWS
 from lightning_melanoma.data.sample import Batch
@@ -90,16 +94,16 @@ def outputs(num_rows=NUM_ROWS):
     return Outputs(np.arange(num_rows), generator.normal(targets).astype(np.float32), targets)
 
 
-def fit(task, folder, plots=None):
+def fit(task, folder, callback=None, best=None):
     trainer = pl.Trainer(
         max_epochs=len(task._script[0]),
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=best is not None,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[plots or TrainingPlots()],
+        callbacks=[callback or TrainingPlots(), *([best] if best else [])],
     )
     trainer.fit(task, datamodule=Data())
 
@@ -161,6 +165,35 @@ def test_overfitting_is_said_once(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         fit(Task([0.5, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55], outputs()), tmp_path)
     assert caplog.text.count("validation log loss has risen since epoch 2") == 1
+
+
+@pytest.mark.parametrize(
+    ("goal", "marked"),
+    [
+        ({}, ("val_auroc", 0)),
+        ({"monitor": "val_log_loss", "mode": "min"}, ("val_log_loss", 2)),
+        ({"monitor": "train_log_loss", "mode": "max"}, ("train_log_loss", 0)),
+    ],
+)
+def test_the_epoch_of_the_best_checkpoint_is_marked(tmp_path, monkeypatch, goal, marked):
+    seen = []
+
+    def draw(history, best_epoch, overfit_since, *, monitor):
+        seen.append((monitor, best_epoch))
+        return curves_figure(history, best_epoch, overfit_since, monitor=monitor)
+
+    monkeypatch.setattr(plots, "curves_figure", draw)
+    fit(Task([0.5, 0.4, 0.3, 0.4], outputs(0)), tmp_path, best=BestCheckpoint(**goal))
+    assert seen[-1] == marked
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == marked[1]
+
+
+def test_an_undefined_metric_marks_no_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "curves_figure", Mock(wraps=curves_figure))
+    best = BestCheckpoint("val_log_loss", "min")
+    fit(Task([math.nan, math.nan], outputs(0)), tmp_path, best=best)
+    assert plots.curves_figure.call_args.args[1] is None
 
 
 def test_best_epoch_is_the_first_of_equals_and_ignores_nan():
