@@ -190,7 +190,7 @@ class StopWhenFlat(EarlyStopping):
         min_delta: how much better counts as better.
 
     Raises:
-        ValueError: ``metrics.csv`` has no such metric.
+        ValueError: ``metrics.csv`` has no such metric, or `patience` is negative.
     """
 
     def __init__(
@@ -201,6 +201,8 @@ class StopWhenFlat(EarlyStopping):
         min_delta: float = 0.0,
     ) -> None:
         check_monitor(monitor, setting="early_stopping.monitor")
+        if patience < 0:
+            raise ValueError(f"early_stopping.patience: expected 0 or more, found {patience}")
         super().__init__(
             monitor,
             mode=mode,

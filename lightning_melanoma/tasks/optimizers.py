@@ -34,9 +34,12 @@ def check_optimizer_settings(
     Raises:
         ValueError: one is out of its range.
     """
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"model.learning_rate: expected more than 0, found {learning_rate}")
-    for name, value in {"weight_decay": weight_decay, "warmup_epochs": warmup_epochs}.items():
+    settings = {
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup_epochs,
+    }
+    for name, value in settings.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"model.{name}: expected 0 or more, found {value}")
 
