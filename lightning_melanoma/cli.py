@@ -189,6 +189,16 @@ def _one_line(error: BaseException) -> str:
     return text.partition(" - Expected a <class 'NoneType'>")[0]
 
 
+def _is_about_settings(error: BaseException) -> bool:
+    """Tell whether an error of Lightning's is about what it was given, not about our modules."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_of_a_step = any("loops" in Path(frame.filename).parts for frame in frames)
+    # By name: this module imports no Lightning.
+    is_complaint = type(error).__name__ == "MisconfigurationException"
+    is_kind = is_complaint or isinstance(error, (ValueError, ModuleNotFoundError))
+    return is_kind and not is_of_a_step
+
+
 def _users_error(error: BaseException) -> BaseException | None:
     """Return the user's error that is behind `error`, or None: it is the program's.
 
@@ -204,10 +214,7 @@ def _users_error(error: BaseException) -> BaseException | None:
         place = frames[-1].filename if frames else ""
         if isinstance(link, (ValueError, TypeError, OSError)) and place.startswith(here):
             return link
-        is_lightnings = not _LIGHTNING.isdisjoint(Path(place).parts)
-        if isinstance(link, (ModuleNotFoundError, ValueError)) and is_lightnings:
-            return link
-        if type(link).__name__ == "MisconfigurationException":
+        if not _LIGHTNING.isdisjoint(Path(place).parts) and _is_about_settings(link):
             return link
         link = link.__cause__ or link.__context__
     is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")

@@ -48,6 +48,7 @@ class MelanomaCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         self._defaults = model_and_data_defaults(words)
+        self._names_checkpoint = any(word.partition("=")[0] == "--ckpt_path" for word in words)
         commands = LightningCLI.subcommands()
         super().__init__(
             MelanomaClassifier,
@@ -106,12 +107,6 @@ class MelanomaCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
         """Parse the words, which need not be the process's own: no warning about that."""
         self.config = parser.parse_args(args)
-        named = self.config[self.config.subcommand].get("ckpt_path")
-        if named and not any(word.partition("=")[0] == "--ckpt_path" for word in args):
-            raise ValueError(
-                "ckpt_path: expected it on the command line, since the settings of model and data "
-                f"come from it, found it in a config file; give --ckpt_path {named}, or take it out"
-            )
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint beat the command line; here it gives the defaults.
@@ -123,7 +118,13 @@ class MelanomaCLI(LightningCLI):
         The checkpoint has the whole network, and what the run began with may be out of reach by
         now. That is still what the config says that is saved.
         """
-        self.build_model(with_weights=not self.config[self.subcommand].ckpt_path)
+        ckpt_path = self.config[self.subcommand].ckpt_path
+        if ckpt_path and not self._names_checkpoint:
+            raise ValueError(
+                "ckpt_path: expected it on the command line, since the settings of model and data "
+                f"come from it, found it in a config file; give --ckpt_path {ckpt_path}"
+            )
+        self.build_model(with_weights=not ckpt_path)
         self.trainer = self.instantiate_trainer()
 
     def build_model(self, *, with_weights: bool) -> None:

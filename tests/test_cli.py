@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import simplejpeg
 import timm
 import torch
 from conftest import fields, write_shards
 from PIL import Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 
 from lightning_melanoma.callbacks.submission import SubmissionWriter
-from lightning_melanoma.cli import main
+from lightning_melanoma.cli import _users_error, main
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.predictions import read_predictions
 from lightning_melanoma.records.example import serialize_example
@@ -420,7 +422,7 @@ def test_ctrl_c_ahead_of_the_training_leaves_no_demo_data_in_part(folder):
     environment = {**os.environ, "LIGHTNING_MELANOMA_CACHE": str(folder / "cache")}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     for _ in range(2400):
-        if list(folder.glob("cache/.demo*")) or process.poll() is not None:
+        if list(folder.glob("cache/.partial*")) or process.poll() is not None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -632,6 +634,28 @@ def test_a_place_that_cannot_be_written_is_one_line(shards, folder, capsys):
 def test_traceback_shows_where_an_error_was_found(folder):
     with pytest.raises(FileNotFoundError):
         main(["fit", "--traceback", "--data.train", "nowhere/*"])
+
+
+class Faulty(pl.LightningModule):
+    def training_step(self, batch):
+        return {"no": "loss"}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def test_what_lightning_says_of_a_step_is_no_error_of_the_users(folder):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    with pytest.raises(MisconfigurationException, match="training_step") as raised:
+        trainer.fit(Faulty(), [torch.zeros(1)])
+    assert _users_error(raised.value) is None
 
 
 def test_help_tells_every_command(capsys):

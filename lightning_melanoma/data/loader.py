@@ -87,7 +87,8 @@ class MelanomaLoader:
                     f"checkpoint: expected training data with {key} {state[key]}, as when it was "
                     f"saved, found {getattr(self.source, key)}; give the data settings of that run"
                 )
-        if state["records"] != self.source.fingerprint:
+        # Checkpoints of old do not tell.
+        if state.get("records", self.source.fingerprint) != self.source.fingerprint:
             raise ValueError(
                 "checkpoint: expected the training records of the run that it is of, in their "
                 "order, found others; give the data settings of that run: its fold, and its shards "

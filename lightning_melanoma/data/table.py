@@ -6,7 +6,7 @@ an id, a target of 0 or 1 where one is needed, and who the patient is.
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -110,9 +110,10 @@ def add_patients(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
     table["source"] = _sources(table, shards)
     if "patient_id" not in table:
         table["patient_id"] = None
-    unknown = table["patient_id"].isna() | table["patient_id"].astype(str).isin(["-1", "-1.0", ""])
     table["patient"] = np.where(
-        unknown, "", table["source"] + "/" + table["patient_id"].astype(str)
+        _is_unknown(table["patient_id"]),
+        "",
+        table["source"] + "/" + table["patient_id"].astype(str),
     )
 
 
@@ -176,7 +177,7 @@ def _check_known(
             f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
         )
     others = table[~known]
-    if tells_patients and "patient_id" in table and others["patient_id"].notna().any():
+    if tells_patients and "patient_id" in table and not _is_unknown(others["patient_id"]).all():
         # A patient's code and name look like two patients.
         raise ValueError(
             f"data.metadata {path}: expected a row for each record, as its patients cannot be "
@@ -184,6 +185,10 @@ def _check_known(
             f"first {others['image_name'].iloc[0]}; add their rows, leave the records out by "
             "data.exclude, or take the column patient_id out"
         )
+
+
+def _is_unknown(patient_ids: "pd.Series[Any]") -> "pd.Series[bool]":
+    return patient_ids.isna() | patient_ids.astype(str).isin(["-1", "-1.0", ""])
 
 
 def _numbers(

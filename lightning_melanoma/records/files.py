@@ -46,7 +46,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         )
     # A folder that is there may be a mount point or a link: it is filled, not replaced.
     is_new = not out.exists()
-    aside = (out.parent if is_new else out) / f".{out.name}.{uuid.uuid4().hex}"
+    aside = (out.parent if is_new else out) / f".partial.{uuid.uuid4().hex}"
     folder = aside / "whole"
     try:
         _make(folder, out)
@@ -57,8 +57,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             for path in sorted(folder.iterdir()):
                 path.replace(out / path.name)
     finally:
-        if aside.exists():
-            shutil.rmtree(aside)
+        # Where it could not be made, the reason is what is to be heard.
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _make(folder: Path, out: Path) -> None:

@@ -170,7 +170,9 @@ def _stored(path: str, info: dict[str, Any]) -> StoredObject:
     name = str(info["name"])
     chain, sign, _ = path.rpartition("::")
     if not is_local(path) and "://" not in name:
-        name = f"{scheme_of(path)}://{name.lstrip('/')}"
+        scheme = scheme_of(path)
+        # A file's path begins with a slash, a bucket's name does not.
+        name = f"{scheme}://{name if scheme == 'file' else name.lstrip('/')}"
     marks = (info.get(key) for key in _VERSION_KEYS)
     version = next((mark for mark in marks if mark), "")
     if isinstance(version, datetime.datetime):

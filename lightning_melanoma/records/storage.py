@@ -88,9 +88,9 @@ def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:
 
 def _match(path: str, prefix: str) -> list[Shard]:
     # One form for each file, so that it is found once.
-    path = path.removeprefix("file://")
+    path = re.sub(r"^file:(//)?(?=/)", "", path)
     local = is_local(path)
-    place = os.path.abspath(Path(path).expanduser()) if local else path  # noqa: PTH100 - links keep their names
+    place = str(Path.cwd() / Path(path).expanduser()) if local else path
     try:
         kind, found = remote.list_objects(place)
     except FileNotFoundError:

@@ -141,6 +141,18 @@ def test_metadata_of_some_records_cannot_tell_their_patients_from_the_others(sha
         datamodule(shards, metadata=str(csv)).table("train")
 
 
+def test_metadata_need_not_know_images_of_nobody(tmp_path):
+    write_shards(tmp_path, num_shards=4, num_records=8)
+    write_shards(tmp_path, num_shards=1, num_records=8, start=900, prefix="trainx", patient_id=-1)
+    csv = tmp_path / "train.csv"
+    some = pd.DataFrame({"image_name": [f"ISIC_{n:07d}" for n in range(32)], "patient_id": "IP_1"})
+    some.assign(patient_id=some["image_name"]).to_csv(csv, index=False)
+    split = read_split(
+        str(tmp_path), prefix="train", metadata=str(csv), on_corrupt="raise", must_be_known=True
+    )
+    assert split.table["patient"].tolist()[32:] == [""] * 8
+
+
 def test_records_that_metadata_do_not_know_keep_their_own(shards, tmp_path, caplog):
     csv = tmp_path / "train.csv"
     names = [f"ISIC_{n:07d}" for n in range(0, 32, 2)]

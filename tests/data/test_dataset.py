@@ -202,6 +202,12 @@ def test_a_place_among_other_records_of_the_same_number_is_refused(split, tmp_pa
             MelanomaLoader(dataset(found)).load_state_dict(state)
 
 
+def test_a_place_that_does_not_tell_its_records_is_taken(split):
+    state = MelanomaLoader(dataset(split)).state_dict()
+    del state["records"]
+    MelanomaLoader(dataset(split)).load_state_dict(state)
+
+
 def test_a_batch_that_the_ranks_cannot_share_is_refused(split):
     with pytest.raises(ValueError, match=r"data.batch_size: expected a multiple of 3"):
         dataset(split, rank=0, world_size=3)

@@ -38,14 +38,12 @@ def test_shards_are_found_by_path_glob_folder_and_list(shards):
 
 def test_a_file_is_found_once_however_its_path_is_written(shards):
     path = shards / "train00-8.tfrec"
-    spellings = [
-        path,
-        f"file://{path}",
-        f"{shards}/../{shards.name}/{path.name}",
-        f"{shards}/*00-8*",
-    ]
-    found = find_shards([str(path) for path in spellings], prefix="train")
+    spellings = [f"file://{path}", f"file:{path}", f"{shards}/./{path.name}", f"{shards}/*00-8*"]
+    found = find_shards([str(path), *spellings], prefix="train")
     assert [shard.url for shard in found] == [str(path)]
+    copied = find_shards(f"simplecache::file://{path}")
+    assert [shard.url for shard in copied] == [f"simplecache::file://{path}"]
+    assert read_all(copied[0]) == read_all(found[0])
 
 
 def test_brackets_in_a_name_that_is_there_are_part_of_it(tmp_path):
