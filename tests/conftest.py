@@ -1,5 +1,6 @@
 """Small shards with drawn images, and a cache of their own for every test session."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def _own_cache(tmp_path_factory):
     patch.setenv("LIGHTNING_MELANOMA_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hears_ctrl_c():
+    """Take SIGINT as in a terminal: shells let what they start in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def jpeg(seed: int, size: int = 32) -> bytes:
