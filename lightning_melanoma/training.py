@@ -224,7 +224,10 @@ def run_trainer_command(words: Sequence[str]) -> None:
             raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGINT, end_after_the_step)
+    before = signal.getsignal(signal.SIGINT)
+    # A shell has what it starts in the background ignore it: it is meant for others then.
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end_after_the_step)
     try:
         MelanomaCLI(with_config_of_run(words))
     except SystemExit as end:

@@ -18,6 +18,7 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 
+from lightning_melanoma import training
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.cli import _users_error, main
 from lightning_melanoma.data.table import read_split
@@ -431,6 +432,19 @@ def test_ctrl_c_ahead_of_the_training_leaves_no_demo_data_in_part(folder):
     assert "Traceback" not in errors
     assert not list(folder.glob("cache/*"))
     assert not (folder / "runs").exists()
+
+
+def test_a_run_in_the_background_leaves_ctrl_c_to_others(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        training, "MelanomaCLI", lambda words: found.append(signal.getsignal(signal.SIGINT))
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        training.run_trainer_command(["fit"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.SIG_IGN]
 
 
 @pytest.mark.slow
