@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,13 +70,14 @@ class BestCheckpoint(ModelCheckpoint):
                 _log.warning(_NOT_THERE, self.monitor, score, trainer.ckpt_path, kept)
             return
         earlier, epoch = found
-        own = Path(self.dirpath) / kept.name
-        if own.resolve() != earlier.resolve() and trainer.is_global_zero:
-            with earlier.open("rb") as source, atomic_file(own) as stream:
+        # As Lightning spells it, "./" included: what has another name it removes later.
+        own = os.path.join(self.dirpath, kept.name)  # noqa: PTH118
+        if Path(own).resolve() != earlier.resolve() and trainer.is_global_zero:
+            with earlier.open("rb") as source, atomic_file(Path(own)) as stream:
                 shutil.copyfileobj(source, stream)
-        self.best_model_path = self.kth_best_model_path = str(own)
+        self.best_model_path = self.kth_best_model_path = own
         self.best_model_score = self.kth_value = torch.as_tensor(score)
-        self.best_k_models = {str(own): self.kth_value}
+        self.best_k_models = {own: self.kth_value}
         self._epoch = epoch
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

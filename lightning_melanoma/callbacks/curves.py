@@ -119,10 +119,11 @@ def _title(history: History, best_epoch: int | None, monitor: str) -> str:
     name = METRIC_NAMES[metric].partition(",")[0]
     # "AUROC" stays as it is.
     subject = f"{_SPLITS[split]} {name if name.isupper() else name.lower()}"
-    best = [row[monitor] for row in history if row["epoch"] == best_epoch]
+    # An epoch that was broken off by `max_steps` has a row of its own, without all of the metrics.
+    best = [row[monitor] for row in history if row["epoch"] == best_epoch and monitor in row]
     if not best:
         return f"{subject} is undefined"
-    return f"{subject} {best[0]:.3f}, best at epoch {best_epoch}"
+    return f"{subject} {best[-1]:.3f}, best at epoch {best_epoch}"
 
 
 def _add_legend(figure: Figure, *, has_best: bool) -> None:

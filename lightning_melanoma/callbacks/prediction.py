@@ -31,12 +31,13 @@ def predict_best(
     best = next(c for c in callbacks if isinstance(c, BestCheckpoint))
     last = next(c for c in callbacks if isinstance(c, LastCheckpoint))
     writer = next(c for c in callbacks if isinstance(c, SubmissionWriter))
-    path = best.best_model_path
+    path: str | Path | None = best.best_model_path
     if best.is_defined:
-        writer.calibrate(Path(path))
+        writer.calibrate(Path(best.best_model_path))
     else:
-        _log.warning("%s was undefined in every epoch; predicting from the last.", best.monitor)
-        path = last.best_model_path
+        _log.warning("No epoch is the best by %s; predicting from the last.", best.monitor)
+        # Where nothing was left to train, the last is the one that was to go on.
+        path = last.best_model_path or trainer.ckpt_path
     datamodule.predict_splits = ("val", "test") if datamodule.has_test() else ("val",)
     trainer.predict(
         task,
@@ -47,4 +48,4 @@ def predict_best(
     )
     if best.is_defined and trainer.is_global_zero:
         for gate in (c for c in callbacks if isinstance(c, LesionGate)):
-            gate.keep(Path(path))
+            gate.keep(Path(best.best_model_path))

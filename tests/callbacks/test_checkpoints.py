@@ -133,6 +133,18 @@ def take_over(folder, ckpt_path, *, stage="fit", is_global_zero=True):
     return best
 
 
+def test_the_best_that_was_taken_over_has_the_name_that_a_better_one_will_have(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path / "first", Scripted([0.6]), epochs=1)
+    # Lightning keeps the dot, and removes what the best had for a name before: a path of pathlib's
+    # would lose it.
+    best = take_over("./second", last_of(tmp_path / "first"))
+    assert best.best_model_path == "./second/checkpoints/best.ckpt" == best.kth_best_model_path
+    assert list(best.best_k_models) == [best.format_checkpoint_name({})]
+
+
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_the_best_is_not_taken_over_where_nothing_is_trained(tmp_path, stage):
     fit(tmp_path / "first", Scripted([0.6, 0.8]), epochs=2)

@@ -53,6 +53,12 @@ def test_curves_say_the_best_epoch_and_the_overfitting():
     assert len(figure.axes) == len(METRIC_NAMES) + 1
 
 
+def test_curves_take_the_whole_row_of_an_epoch_that_was_broken_off_once():
+    whole = history_of(3)
+    partly = {key: value for key, value in whole[2].items() if not key.startswith("val_")}
+    assert says(curves_figure([*whole[:2], partly, whole[2]], 2, None), "best at epoch 2")
+
+
 @pytest.mark.parametrize(
     ("monitor", "subject"),
     [
