@@ -189,9 +189,8 @@ def _one_line(error: BaseException) -> str:
     return text.partition(" - Expected a <class 'NoneType'>")[0]
 
 
-def _is_about_settings(error: BaseException) -> bool:
+def _is_about_settings(error: BaseException, frames: traceback.StackSummary) -> bool:
     """Tell whether an error of Lightning's is about what it was given, not about our modules."""
-    frames = traceback.extract_tb(error.__traceback__)
     is_of_a_step = any("loops" in Path(frame.filename).parts for frame in frames)
     # By name: this module imports no Lightning.
     is_complaint = type(error).__name__ == "MisconfigurationException"
@@ -214,7 +213,7 @@ def _users_error(error: BaseException) -> BaseException | None:
         place = frames[-1].filename if frames else ""
         if isinstance(link, (ValueError, TypeError, OSError)) and place.startswith(here):
             return link
-        if not _LIGHTNING.isdisjoint(Path(place).parts) and _is_about_settings(link):
+        if not _LIGHTNING.isdisjoint(Path(place).parts) and _is_about_settings(link, frames):
             return link
         link = link.__cause__ or link.__context__
     is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
@@ -28,12 +27,14 @@ from lightning_melanoma.callbacks.plots import TrainingPlots
 from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
-from lightning_melanoma.checkpoint_settings import (
-    model_and_data_defaults,
-    with_config_of_run,
-)
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import choose_device, keep_freed_memory
+from lightning_melanoma.settings import (
+    check_trainer_settings,
+    model_and_data_defaults,
+    named_checkpoint,
+    with_config_of_run,
+)
 from lightning_melanoma.tasks.classifier import MelanomaClassifier
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class MelanomaCLI(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         self._defaults = model_and_data_defaults(words)
-        self._names_checkpoint = any(word.partition("=")[0] == "--ckpt_path" for word in words)
+        self._named_checkpoint = named_checkpoint(words)
         commands = LightningCLI.subcommands()
         super().__init__(
             MelanomaClassifier,
@@ -119,7 +120,7 @@ class MelanomaCLI(LightningCLI):
         now. That is still what the config says that is saved.
         """
         ckpt_path = self.config[self.subcommand].ckpt_path
-        if ckpt_path and not self._names_checkpoint:
+        if ckpt_path and self._named_checkpoint is None:
             raise ValueError(
                 "ckpt_path: expected it on the command line, since the settings of model and data "
                 f"come from it, found it in a config file; give --ckpt_path {ckpt_path}"
@@ -146,7 +147,7 @@ class MelanomaCLI(LightningCLI):
         settings = self.config_init[self.subcommand]
         config = settings.trainer
         if self.subcommand == "fit":
-            _check_trainer_settings(config)
+            check_trainer_settings(config)
         if config.logger in (None, True):
             config.logger = CSVLogger(config.default_root_dir or "runs", settings.experiment)
         choose_device(config)
@@ -237,23 +238,6 @@ def run_trainer_command(words: Sequence[str]) -> None:
         sys.exit(128 + (received or [signal.SIGTERM])[0])
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _check_trainer_settings(trainer: Namespace) -> None:
-    """Check what Lightning takes and stumbles over later, or not at all.
-
-    Raises:
-        ValueError: a setting is out of its range.
-    """
-    lowest = {"max_epochs": 1, "max_steps": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 0}
-    for name, least in lowest.items():
-        value = trainer[name]
-        # -1 is Lightning's word for no limit.
-        is_unlimited = value is None or (value == -1 and name.startswith("max_"))
-        if not is_unlimited and value < least:
-            raise ValueError(f"trainer.{name}: expected at least {least}, found {value}")
-    if trainer.limit_train_batches == 0:
-        raise ValueError("trainer.limit_train_batches: expected batches to train on, found 0")
 
 
 def _remove_if_empty(folder: str | None) -> None:

@@ -78,11 +78,7 @@ def read_split(
         raise faults[0]
     if exclusion is not None:
         table = exclusion.drop(table, shards)
-    if table.empty:
-        raise ValueError(
-            f"data: expected {prefix} records, found none in {len(shards)} shards besides those of "
-            "data.exclude; name more shards, or a shorter list"
-        )
+    _check_not_empty(table, shards, prefix)
     if metadata is not None:
         table = _join(table, metadata, must_be_known=must_be_known)
     if "target" not in table:
@@ -130,6 +126,14 @@ def require_targets(split: Split, what: str) -> None:
             f"{what}: expected a `target` in every record, found none in {missing.sum()} of "
             f"{len(missing)}, the first {row['image_name']} in {split.shards[row['shard']].url}; "
             "name labelled shards, or a data.metadata CSV with a `target` column"
+        )
+
+
+def _check_not_empty(table: pd.DataFrame, shards: Sequence[Shard], prefix: str) -> None:
+    if table.empty:
+        raise ValueError(
+            f"data: expected {prefix} records, found none in {len(shards)} shards besides those of "
+            "data.exclude; name more shards, or a shorter list"
         )
 
 
