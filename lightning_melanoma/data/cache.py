@@ -2,22 +2,21 @@
 
 A cache answers by row of a split's table. It holds what the decoder made of a record, never what
 augmentation did, so it is filled once. A record that cannot be read is never in it: it is tried,
-and masked, in every epoch. Here are the memory's cache and what both kinds may take;
-`data.pixel_files` keeps pixels on a disk.
+and masked, in every epoch. `data.pixel_memory` and `data.pixel_files` keep pixels; here is what
+they may take.
 """
 
-import mmap
 import re
 import shutil
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_melanoma.data.early_pixels import EarlyPixels
+from lightning_melanoma.data.early_pixels import EarlyFiles, EarlyMemory, EarlyPixels
 from lightning_melanoma.data.pixel_files import PixelFiles
+from lightning_melanoma.data.pixel_memory import MemoryCache
 from lightning_melanoma.data.table import Split
 from lightning_melanoma.records.storage import cache_dir
 
@@ -47,49 +46,6 @@ class PixelCache(Protocol):
         """Return (N,) bool, whether the pixels of rows seem to be kept; `read` tells."""
 
 
-class MemoryCache:
-    """Pixels in memory, taken from the system as rows come in.
-
-    Args:
-        num_rows: of the table.
-        image_size: pixels of a side.
-        is_shared: forked data-loading workers fill it together. Memory of one process alone is
-            1.4 times as fast: the system gives it in pages of 2 MiB, not of 4 KiB.
-    """
-
-    def __init__(self, num_rows: int, image_size: int, *, is_shared: bool = False) -> None:
-        shape = (num_rows, image_size, image_size, 3)
-        self._is_shared = is_shared
-        self._pixels = _shared(shape) if is_shared else np.zeros(shape, np.uint8)
-        # Set when the pixels are there: a worker that ends in between leaves none behind.
-        self._is_kept = _shared((num_rows,)) if is_shared else np.zeros(num_rows, np.uint8)
-
-    def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Copy the pixels of (N,) rows into `out`, (N, H, W, 3) uint8, where they are kept."""
-        is_kept = self.is_kept(rows)
-        if is_kept.all():
-            # All at once: threads that copy row by row wait for each other between the rows.
-            # The mode only says that no index is out of range; the default one copies twice.
-            np.take(self._pixels, rows, axis=0, out=out, mode="clip")
-        else:
-            for place in np.flatnonzero(is_kept):
-                out[place] = self._pixels[rows[place]]
-        return is_kept
-
-    def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        """Keep the pixels of a row, (H, W, 3) uint8."""
-        self._pixels[row] = pixels
-        self._is_kept[row] = 1
-
-    def is_kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return (N,) bool, whether the pixels of rows are kept."""
-        return self._is_kept[rows].astype(np.bool_)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle without the pixels: a process that is not forked begins with an empty cache."""
-        return partial(type(self), is_shared=self._is_shared), self._pixels.shape[:2]
-
-
 class CacheSettings(NamedTuple):
     """What the user said of the cache.
 
@@ -103,33 +59,85 @@ class CacheSettings(NamedTuple):
     size: int | None
     folder: str | None
 
-    def open(self, split: Split, image_size: int, *, num_workers: int = 0) -> PixelCache | None:
+    def open(
+        self,
+        split: Split,
+        image_size: int,
+        *,
+        num_workers: int = 0,
+        early: EarlyPixels | None = None,
+    ) -> PixelCache | None:
         """Return a cache for the rows of a split's table, None for none.
 
         Args:
             split: whose pixels are kept.
             image_size: pixels of a side.
             num_workers: processes that will read and write it; 0 for this one alone.
+            early: what `early` returned, if its images were those of this split, too.
         """
-        if self.kind == "ram":
-            return MemoryCache(len(split.table), image_size, is_shared=num_workers > 0)
+        places = split.table[["shard", "record"]].to_numpy(np.int64)
         if self.kind == "disk":
-            places = split.table[["shard", "record"]].to_numpy(np.int64)
             return PixelFiles(places, split.shards, folder=self._folder(), image_size=image_size)
-        return None
+        if self.kind == "none":
+            return None
+        cache = MemoryCache(len(places), image_size, is_shared=num_workers > 0)
+        if isinstance(early, EarlyMemory):
+            early.hand_over(places, split.shards, cache)
+        return cache
 
-    def check(self, num_images: int, image_size: int, *, num_processes: int = 1) -> None:
+    def check(
+        self,
+        num_images: int,
+        image_size: int,
+        *,
+        num_processes: int = 1,
+        early: EarlyPixels | None = None,
+    ) -> None:
         """Check that the pixels of some images fit.
 
         Args:
             num_images: to be kept, of all splits.
             image_size: pixels of a side.
             num_processes: of this host, each of which keeps its own in memory.
+            early: what `early` returned; undone if they do not fit.
 
         Raises:
             ValueError: they do not.
             OSError: the folder cannot be made or written.
         """
+        try:
+            self._check(num_images, image_size, num_processes, early)
+        except ValueError:
+            if early is not None:
+                early.undo()
+            raise
+
+    def early(self, image_size: int, *, num_processes: int = 1) -> EarlyPixels | None:
+        """Return what keeps the images that pass while shards are indexed; None for nothing.
+
+        Args:
+            image_size: pixels of a side.
+            num_processes: of this host.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        if self.kind == "disk":
+            folder = self._made_folder()
+            free = shutil.disk_usage(folder).free
+            return EarlyFiles(folder, image_size, min(free, self.size or free))
+        available = _available_memory() if self.kind == "ram" else None
+        if available is None:
+            return None
+        try:
+            return EarlyMemory(image_size, min(available // num_processes, self.size or available))
+        except OSError:
+            # A system that reserves nothing that is not to be used: the first epoch reads again.
+            return None
+
+    def _check(
+        self, num_images: int, image_size: int, num_processes: int, early: EarlyPixels | None
+    ) -> None:
         if self.kind == "none":
             return
         needed = num_images * image_size**2 * 3
@@ -143,26 +151,15 @@ class CacheSettings(NamedTuple):
             self._check_disk(needed, what, ways)
             return
         available = _available_memory()
+        if available is not None and isinstance(early, EarlyMemory):
+            # What is there already is taken from what is there no more.
+            available += early.bytes_kept
         if available is not None and needed * num_processes > available:
             each = f" in each of {num_processes} processes" if num_processes > 1 else ""
             raise ValueError(
                 f"data.cache ram: expected memory for {what}{each}, found {available:,} available; "
                 f"give data.cache disk, {ways}"
             )
-
-    def early(self, image_size: int) -> EarlyPixels | None:
-        """Return what keeps the images that pass while shards are indexed; None for nothing.
-
-        Memory's cache is left to the first epoch: it has its rows only when all are known.
-
-        Raises:
-            OSError: the folder cannot be made.
-        """
-        if self.kind != "disk":
-            return None
-        folder = self._made_folder()
-        free = shutil.disk_usage(folder).free
-        return EarlyPixels(folder, image_size, min(free, self.size or free))
 
     def _made_folder(self) -> Path:
         folder = self._folder()
@@ -212,11 +209,6 @@ def _bytes_taken(path: Path) -> int:
     except FileNotFoundError:
         # Another run's, and temporary.
         return 0
-
-
-def _shared(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    # Anonymous and shared: what a forked process writes, all see.
-    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)
 
 
 def _available_memory() -> int | None:

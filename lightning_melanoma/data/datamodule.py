@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.draws import run_seed
+from lightning_melanoma.data.early_pixels import EarlyPixels
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.processes import first_process_first
 from lightning_melanoma.data.sample import Batch
@@ -113,6 +114,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         self._loaders: dict[str, MelanomaLoader] = {}
         self._skipped = SkippedRecords()
         self._cache = CacheSettings(cache, parse_size(cache_size), cache_dir)
+        self._early: EarlyPixels | None = None
 
     def prepare_data(self) -> None:
         """Make the demo data if it is wanted, in one process a host."""
@@ -162,7 +164,9 @@ class MelanomaDataModule(pl.LightningDataModule):
             cache = None
             # Test shards are read once.
             if split != "test":
-                cache = self._cache.open(self._splits[split], size, num_workers=num_workers)
+                cache = self._cache.open(
+                    self._splits[split], size, num_workers=num_workers, early=self._early
+                )
             dataset = MelanomaDataset(
                 self._splits[split].table,
                 self._splits[split].shards,
@@ -210,6 +214,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         for name, split in self._splits.items():
             loader = self._loaders.pop(name, None)
             self._skipped.report(name, split, loader.skipped if loader else ())
+        self._early = None
         log_repeated()
 
     def _ensure(self, split: SplitName) -> None:
@@ -246,18 +251,13 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
 
     def _setup_training(self) -> None:
-        trainer, early = self.trainer, self._cache.early(self.hparams["image_size"])
+        trainer, size = self.trainer, self.hparams["image_size"]
+        num_processes = trainer.world_size // trainer.num_nodes if trainer else 1
+        early = self._early = self._cache.early(size, num_processes=num_processes)
         train, val = self._selection.read_training(early.keep if early else None)
-        try:
-            self._cache.check(
-                len(train.table) + len(val.table),
-                self.hparams["image_size"],
-                num_processes=trainer.world_size // trainer.num_nodes if trainer else 1,
-            )
-        except ValueError:
-            if early:
-                early.undo()
-            raise
+        self._cache.check(
+            len(train.table) + len(val.table), size, num_processes=num_processes, early=early
+        )
         self._splits["train"], self._splits["val"] = train, val
 
 

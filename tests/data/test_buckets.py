@@ -22,10 +22,11 @@ from lightning_melanoma.cli import main
 from lightning_melanoma.data import dataset as dataset_module
 from lightning_melanoma.data import order
 from lightning_melanoma.data.audit import audit
-from lightning_melanoma.data.cache import CacheSettings, MemoryCache
+from lightning_melanoma.data.cache import CacheSettings
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.loader import MelanomaLoader
+from lightning_melanoma.data.pixel_memory import MemoryCache
 from lightning_melanoma.data.synthetic import synthesize
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records import blocks, readahead, remote, repeating
@@ -113,13 +114,16 @@ def test_pixels_that_are_kept_are_not_fetched_again(service, shards, small_windo
     assert not service.bytes_sent
 
 
+@pytest.mark.parametrize(("cache", "num_workers"), [("disk", 0), ("ram", 0), ("ram", 2)])
 def test_index_and_pixels_are_made_in_one_pass_over_a_bucket(
-    service, shards, tmp_path, monkeypatch
+    service, shards, tmp_path, monkeypatch, cache, num_workers
 ):
     service.put_folder(shards, "data")
     monkeypatch.setenv("LIGHTNING_MELANOMA_CACHE", str(tmp_path / "cache"))
     settings = {"num_folds": 4, "image_size": 32, "batch_size": 8}
-    ours = MelanomaDataModule(train="gs://bucket/data", cache="disk", **settings)
+    ours = MelanomaDataModule(
+        train="gs://bucket/data", cache=cache, num_workers=num_workers, **settings
+    )
     theirs = MelanomaDataModule(train=str(shards), **settings)
     ours.table("train")
     service.bytes_sent.clear()

@@ -1,4 +1,6 @@
+import itertools
 import logging
+import mmap
 import os
 import resource
 from contextlib import contextmanager
@@ -12,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_melanoma.data import cache as cache_module
-from lightning_melanoma.data.cache import CacheSettings, MemoryCache, parse_size
+from lightning_melanoma.data.cache import CacheSettings, parse_size
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.decode import decode_image
-from lightning_melanoma.data.early_pixels import EarlyPixels
+from lightning_melanoma.data.early_pixels import EarlyFiles, EarlyMemory
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.pixel_files import PixelFiles
+from lightning_melanoma.data.pixel_memory import MemoryCache
 from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records.storage import Shard
 
@@ -266,7 +269,7 @@ def test_a_disk_that_becomes_full_is_said_once_and_training_goes_on(shards, tmp_
 
 def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp_path):
     shard = Shard("gs://bucket/train00.tfrec", 1000, "2")
-    early = EarlyPixels(tmp_path, 32, room=2 * 32 * 32 * 3)
+    early = EarlyFiles(tmp_path, 32, room=2 * 32 * 32 * 3)
     for record, image in enumerate([b"no image", jpeg(1), jpeg(2)]):
         early.keep(shard, record, image)
     places = np.array([[0, record] for record in range(3)])
@@ -274,6 +277,37 @@ def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp
     out = np.empty((3, 32, 32, 3), np.uint8)
     assert kept.read(np.arange(3), out).tolist() == [False, True, False]
     assert np.array_equal(out[1], decode_image(jpeg(1), 32))
+
+
+def test_early_pixels_in_memory_are_handed_over_to_the_tables_that_have_their_rows():
+    shards = [Shard(f"gs://bucket/train0{number}.tfrec", 1000, "") for number in range(2)]
+    # A page for each of five images: the last has no room.
+    early = EarlyMemory(32, room=5 * mmap.PAGESIZE)
+    for record, image in enumerate([b"no image", jpeg(1), jpeg(2)]):
+        for shard in shards:
+            early.keep(shard, record, image)
+    assert early.bytes_kept == 3 * mmap.PAGESIZE
+    for places in [[1, 1], [0, 2], [0, 0]], [[1, 2], [0, 1]]:
+        cache = MemoryCache(len(places), 32)
+        early.hand_over(np.array(places), shards, cache)
+        out = np.empty((len(places), 32, 32, 3), np.uint8)
+        is_kept = [record > 0 and [shard, record] != [1, 2] for shard, record in places]
+        assert cache.read(np.arange(len(places)), out).tolist() == is_kept
+        for (_, record), pixels in itertools.compress(zip(places, out, strict=True), is_kept):
+            assert np.array_equal(pixels, decode_image(jpeg(record), 32))
+    assert early.bytes_kept == 0
+
+
+def test_memory_that_early_pixels_take_counts_as_available(monkeypatch):
+    ram = CacheSettings("ram", None, None)
+    early = EarlyMemory(32, room=10 * mmap.PAGESIZE)
+    for record in range(3):
+        early.keep(Shard("gs://bucket/train00.tfrec", 1000, "1"), record, jpeg(record))
+    monkeypatch.setattr(cache_module, "_available_memory", lambda: 2 * 32 * 32 * 3)
+    ram.check(5, 32, early=early)
+    with pytest.raises(ValueError, match=r"data.cache ram: expected memory"):
+        ram.check(7, 32, early=early)
+    assert early.bytes_kept == 0
 
 
 def test_early_pixels_of_a_cache_that_does_not_fit_are_removed(shards, tmp_path):
@@ -292,7 +326,7 @@ def test_what_an_earlier_run_kept_outlives_a_cache_that_does_not_fit(tmp_path):
     old, new = (Shard(f"gs://bucket/{name}.tfrec", 1000, "1") for name in ("old", "new"))
     kept = PixelFiles(np.array([[0, 0]]), [old], folder=tmp_path, image_size=32)
     kept.write(0, decode_image(jpeg(1), 32))
-    early = EarlyPixels(tmp_path, 32, room=10**6)
+    early = EarlyFiles(tmp_path, 32, room=10**6)
     early.keep(old, 1, jpeg(2))
     early.keep(new, 0, jpeg(3))
     early.undo()
