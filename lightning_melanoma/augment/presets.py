@@ -116,8 +116,9 @@ class AugmentSettings:
             value = getattr(self, field.name)
             least, most = field.metadata.get("least", 0.0), field.metadata.get("most", 1.0)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            is_whole = not field.name.endswith("_count") or (is_number and value == int(value))
-            if not (is_number and least <= value <= most and is_whole):
+            is_inside = is_number and least <= value <= most
+            is_whole = not field.name.endswith("_count") or (is_inside and value == int(value))
+            if not (is_inside and is_whole):
                 kind = "a whole number" if field.name.endswith("_count") else "a number"
                 raise ValueError(
                     f"{field.name}: expected {kind} from {least:g} to {most:g}, found {value!r}"

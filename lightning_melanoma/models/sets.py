@@ -61,10 +61,15 @@ def conv_set(
         A module, (B, in_channels, H, W) to (B, dense or out_channels, H / stride / pool, W / ...).
 
     Raises:
-        ValueError: the kernel is even, there is no convolution, or the activation is unknown.
+        ValueError: the kernel is even, there is no convolution, a stride or the dense layer is out
+            of its range, or the activation is unknown.
     """
-    if kernel_size % 2 == 0:
+    if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size: expected an odd number of pixels, found {kernel_size}")
+    if stride < 1:
+        raise ValueError(f"stride: expected at least 1 pixel, found {stride}")
+    if dense < 0:
+        raise ValueError(f"dense: expected a width, or 0 for no dense layer, found {dense}")
     if depth < 1:
         raise ValueError(f"depth: expected at least 1 convolution in a conv set, found {depth}")
     convolution = partial(nn.Conv2d, padding=kernel_size // 2, bias=False)

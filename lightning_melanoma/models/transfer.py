@@ -168,6 +168,8 @@ class TransferNet(nn.Module):
         (Howard and Ruder, arXiv 1801.06146). The head has the full rate. Frozen parameters are
         there, too, so the groups of a run are the same before and after unfreezing.
 
+        Of a few backbones timm counts no layers: each of those is one.
+
         Args:
             learning_rate: of the head, above 0.
             layer_decay: factor from a layer to the one below it, in (0, 1].
@@ -185,8 +187,11 @@ class TransferNet(nn.Module):
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor in (0, 1], found {layer_decay}")
         backbone = cast(Any, self.backbone)
-        matcher = backbone.group_matcher(coarse=False)
-        layers = timm.models.group_parameters(self.backbone, matcher, reverse=True)
+        if hasattr(backbone, "group_matcher"):
+            matcher = backbone.group_matcher(coarse=False)
+            layers = timm.models.group_parameters(self.backbone, matcher, reverse=True)
+        else:
+            layers = {name: 0 for name, _ in self.backbone.named_parameters()}
         exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
         depth = max(layers.values()) + 1
         groups: dict[str, dict[str, Any]] = {}

@@ -63,6 +63,7 @@ def test_name_like_none_raises_all_the_same():
         ("zoom_magnitude", -0.1, "from 0 to 0.5"),
         ("hair_count", 0, "a whole number from 1 to 8"),
         ("hair_count", 2.5, "a whole number from 1 to 8"),
+        ("hair_count", float("inf"), "a whole number from 1 to 8"),
         ("coarse_count", 9, "a whole number from 1 to 8"),
     ],
 )

@@ -111,7 +111,9 @@ def test_freezing_in_evaluation_mode_leaves_the_network_there():
     assert not any(module.training for module in network.modules())
 
 
-@pytest.mark.parametrize("backbone", ["legacy_xception", SMALL, "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "backbone", ["legacy_xception", SMALL, "vit_tiny_patch16_224", "pit_ti_224"]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_parameter_groups_hold_every_parameter_once(backbone, frozen):
     network = build(backbone)
