@@ -148,8 +148,9 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            f"`{_PROGRAM} COMMAND --help` tells all settings of a command; `--traceback` shows",
-            "where an error was found. Research software, no medical device.",
+            f"`{_PROGRAM} COMMAND --help` tells the settings of a command, and",
+            "`fit --model.help ScratchClassifier`, or FinetuneClassifier, those of a model;",
+            "`--traceback` shows where an error was found. Research software, no medical device.",
         ]
     )
 
