@@ -3,6 +3,7 @@
 A checkpoint is named by `--ckpt_path` among the words of the command.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from jsonargparse import Namespace
 
 from lightning_melanoma.tasks.loading import data_settings, read_checkpoint
 from lightning_melanoma.tasks.scratch import ScratchClassifier
+
+_log = logging.getLogger(__name__)
 
 
 def model_and_data_defaults(words: Sequence[str]) -> dict[str, Any]:
@@ -34,8 +37,16 @@ def model_and_data_defaults(words: Sequence[str]) -> dict[str, Any]:
 def with_config_of_run(words: Sequence[str]) -> list[str]:
     """Put the settings of the run that is to go on behind `fit`, ahead of all others."""
     path = named_checkpoint(words)
-    config = path.parent.parent / "config.yaml" if path else None
-    if words[0] != "fit" or config is None or not config.is_file():
+    if words[0] != "fit" or path is None or not path.is_file():
+        return list(words)
+    config = path.resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        _log.warning(
+            "ckpt_path %s: found no settings of its run in %s; those of trainer and callbacks are "
+            "the defaults, and what is given.",
+            path,
+            config,
+        )
         return list(words)
     return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]
 

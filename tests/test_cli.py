@@ -118,6 +118,13 @@ def test_the_best_epoch_is_that_of_its_last_validation(shards, folder, words):
     assert state["best_model_score"] == losses.min()
 
 
+def test_an_epoch_that_ends_unvalidated_is_one_line(shards, folder, capsys):
+    words = ["fit", "--data.train", str(shards), *SMALL, "--trainer.max_epochs", "1"]
+    for interval in ("0.7", "2"):
+        line = error_of(capsys, *words, "--trainer.val_check_interval", interval)
+        assert "val_check_interval: expected batches that divide the 3 of an epoch" in line
+
+
 def test_two_runs_with_one_seed_are_identical(shards, folder):
     fit(shards, "--model.augment", "strong")
     fit(shards, "--model.augment", "strong")
@@ -166,6 +173,22 @@ def test_a_run_goes_on_where_it_is_told_to_write(shards, folder):
     fit(shards, "-c", str(run / "config.yaml"), "--experiment", "three", epochs=1)
     assert (folder / "runs/three/version_0/metrics.csv").is_file()
     assert len(list(folder.rglob("version_*"))) == 5
+
+
+def test_a_run_goes_on_from_within_its_folder(shards, folder, monkeypatch):
+    words = ["--trainer.gradient_clip_val", "0.5", "--predict_after_fit", "false"]
+    fit(shards.resolve(), *words, "--trainer.default_root_dir", str(folder / "runs"), epochs=1)
+    monkeypatch.chdir(folder / "runs/melanoma/version_0/checkpoints")
+    main(["fit", "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "2"])
+    again = (folder / "runs/melanoma/version_1/config.yaml").read_text()
+    assert "gradient_clip_val: 0.5" in again
+
+
+def test_settings_of_a_run_that_are_not_there_are_missed(shards, folder, capsys):
+    fit(shards, "--predict_after_fit", "false", epochs=1)
+    last = (folder / "runs/melanoma/version_0/checkpoints/last.ckpt").rename("alone.ckpt")
+    main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", "2"])
+    assert "alone.ckpt: found no settings of its run in" in capsys.readouterr().err
 
 
 def test_a_run_that_named_its_logger_goes_on_there(shards, folder):
@@ -568,6 +591,7 @@ def error_of(capsys, *words) -> str:
         (["fit", "--trainer.accumulate_grad_batches", "0"], "expected at least 1, found 0"),
         (["fit", "--trainer.gradient_clip_val", "-1"], "expected at least 0, found -1"),
         (["fit", "--trainer.limit_train_batches", "0"], "expected batches to train on, found 0"),
+        (["fit", "--trainer.precision", "bf16-true"], "trainer.precision: expected 32-true, "),
         (["fit", "--trainer.enable_checkpointing", "false"], "enable_checkpointing=False"),
         (["fit", "--trainer.accelerator", "mps"], "MPSAccelerator"),
         (["fit", "--seed_everything", "-3"], "-3 is not in bounds"),

@@ -146,6 +146,7 @@ class MelanomaClassifier(JudgedModule):
 
     def on_train_start(self) -> None:
         """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
+        super().on_train_start()
         for name, gradient in self._gradients.items():
             parameter = self.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)

@@ -1,5 +1,6 @@
 """What a LightningModule does with what its steps return: keep it, judge epochs, log their rows."""
 
+import math
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -31,6 +32,25 @@ class JudgedModule(pl.LightningModule):
     def mixes_targets(self) -> bool:
         """Whether training mixes images, so that their targets are soft."""
         return False
+
+    def on_train_start(self) -> None:
+        """Check that epochs end with a validation, since that is what they are judged by.
+
+        Raises:
+            ValueError: some would not.
+        """
+        trainer = self.trainer
+        num_batches, interval = trainer.num_training_batches, trainer.val_check_batch
+        # Infinite: at the end of an epoch that nobody knows yet.
+        if not trainer.enable_validation or interval == math.inf:
+            return
+        counts_across_epochs = trainer.check_val_every_n_epoch is None
+        if counts_across_epochs or interval is None or num_batches % interval:
+            raise ValueError(
+                "trainer.val_check_interval: expected batches that divide the "
+                f"{num_batches:g} of an epoch, whose last validation it is judged by, found "
+                f"{trainer.val_check_interval}; give 1.0, or a number that does"
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Keep what the step returned until the end of the epoch."""
