@@ -30,7 +30,7 @@ def assign_folds(split: Split, by: FoldRule, *, num_folds: int) -> NDArray[np.in
     """
     table = split.table
     if by == "shards":
-        folds = shard_folds([shard.folder for shard in split.shards], num_folds=num_folds)
+        folds = shard_folds([shard.data_set for shard in split.shards], num_folds=num_folds)
         return np.take(folds, table["shard"].to_numpy(np.int64))
     strata = table["target"].astype(str) + table["source"]
     # The folds stay the same whatever the run's seed, so that runs can be compared.

@@ -36,7 +36,7 @@ class Split(NamedTuple):
             ``length``, ``image_offset``, ``image_length`` (as in `Index`), ``image_name``,
             ``patient_id`` (as stored), ``patient`` (source and patient_id, "" where unknown),
             ``target`` (float, NaN where unknown), ``fold`` (int, -1 where there are none),
-            ``source`` (the records' own, else the shard's folder) and the other `METADATA` that
+            ``source`` (the records' own, else the shard's data set) and the other `METADATA` that
             there is.
         skipped: what was left out and why, a line a record.
     """
@@ -162,13 +162,13 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
     if not known.any():
         # Test shards beside Kaggle's train.csv, say, keep what they tell of themselves.
         return table
-    wanted = ["patient_id", *METADATA] + ([] if "target" in table else ["target"])
-    columns = [name for name in wanted if name in named]
+    columns = [name for name in ("patient_id", "target", *METADATA) if name in named]
     rest = table.drop(columns=[name for name in columns if name in table])
     joined = rest.merge(named[["image_name", *columns]], on="image_name", how="left")
     for name in set(columns) & set(table):
-        # What the CSV does not know keeps what it tells of itself.
-        joined[name] = joined[name].astype(object).where(known, table[name])
+        # What the CSV does not know keeps what it tells of itself, and a label where it has none.
+        is_told = known & joined[name].notna() if name == "target" else known
+        joined[name] = joined[name].astype(object).where(is_told, table[name])
     return joined
 
 
@@ -214,7 +214,7 @@ def _numbers(
 
 
 def _sources(table: pd.DataFrame, shards: Sequence[Shard]) -> "pd.Series[str]":
-    folders = table["shard"].map(lambda number: shards[number].folder)
+    data_sets = table["shard"].map(lambda number: shards[number].data_set)
     if "source" not in table:
-        return folders
-    return table["source"].astype(str).where(table["source"].notna(), folders)
+        return data_sets
+    return table["source"].astype(str).where(table["source"].notna(), data_sets)

@@ -16,6 +16,11 @@ from lightning_melanoma.records import remote
 from lightning_melanoma.records.access import is_local
 
 _SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords")
+# Names of folders that tell which part of a data set is in them, or in which form.
+_NO_DATA_SET = {
+    *("train", "training", "val", "valid", "validation", "test", "testing"),
+    *("tfrec", "tfrecord", "tfrecords", ""),
+}
 
 
 def cache_dir() -> Path:
@@ -59,6 +64,12 @@ class Shard:
     def folder(self) -> str:
         """The name of the folder that holds the file."""
         return PurePosixPath(self.url).parent.name
+
+    @property
+    def data_set(self) -> str:
+        """The name of the nearest folder around it that tells a data set, not a part or format."""
+        names = [folder.name for folder in PurePosixPath(self.url).parents]
+        return next((name for name in names if name.lower() not in _NO_DATA_SET), self.folder)
 
 
 def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:

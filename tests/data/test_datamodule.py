@@ -10,7 +10,7 @@ from conftest import jpeg, write_shards
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.decode import decode_image
 from lightning_melanoma.data.skipped import SkippedRecords
-from lightning_melanoma.data.table import read_split
+from lightning_melanoma.data.table import read_split, require_targets
 from lightning_melanoma.records.tfrecord import CorruptRecordError
 
 
@@ -100,6 +100,15 @@ def test_an_image_on_both_sides_stops_the_run(shards, tmp_path):
         datamodule(shards, val=str(tmp_path / "b")).table("train")
 
 
+@pytest.mark.parametrize("parts", [("train", "val"), ("one/TFRecords", "one/valid")])
+def test_folders_of_parts_of_a_data_set_do_not_part_its_patients(tmp_path, parts):
+    train, val = (tmp_path / "two" / part for part in parts)
+    write_shards(train, num_shards=1, num_records=8, patient_id=7)
+    write_shards(val, num_shards=1, num_records=8, start=900, patient_id=7)
+    with pytest.raises(ValueError, match=r"found 1: (two|one)/7; leave data.val out"):
+        datamodule(train, val=str(val)).table("train")
+
+
 def test_metadata_gives_names_and_the_patient(shards, tmp_path):
     names = [f"ISIC_{n:07d}" for n in range(32)]
     csv = tmp_path / "train.csv"
@@ -160,6 +169,21 @@ def test_records_that_metadata_do_not_know_keep_their_own(shards, tmp_path, capl
     table = read_split(str(shards), prefix="train", metadata=str(csv), on_corrupt="raise").table
     assert table["sex"].tolist() == ["male", 1] * 16
     assert "no row for 16 of 32 records" in caplog.text
+
+
+def test_targets_of_metadata_take_the_place_of_the_records(tmp_path):
+    # One shard without labels.
+    write_shards(tmp_path, num_shards=1, num_records=4, target=0)
+    write_shards(tmp_path, num_shards=1, num_records=4, start=4, prefix="trainx", target=None)
+    csv = tmp_path / "train.csv"
+    names = [f"ISIC_{n:07d}" for n in range(8)]
+    targets = [1, None, 0, 1, 1, 0, 1, None]
+    pd.DataFrame({"image_name": names, "target": targets}).to_csv(csv, index=False)
+    split = read_split(str(tmp_path), prefix="train", metadata=str(csv), on_corrupt="raise")
+    known = [1, 0, 0, 1, 1, 0, 1]
+    assert split.table["target"].tolist()[:7] == known
+    with pytest.raises(ValueError, match=r"found none in 1 of 8, the first ISIC_0000007"):
+        require_targets(split, "data.train")
 
 
 def test_metadata_without_the_id_column_is_an_error(shards, tmp_path):
