@@ -607,6 +607,10 @@ def error_of(capsys, *words) -> str:
             "csv: expected a table",
         ),
         (
+            ["convert", "--images", ".", "--csv", "t.csv", "--out", "o", "--image_size", "0"],
+            "image_size: expected at least 1 pixel, found 0",
+        ),
+        (
             ["synthesize", "--out", "o", "--num_train", "3"],
             "num_train: expected at least one image",
         ),

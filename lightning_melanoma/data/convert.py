@@ -5,7 +5,9 @@ metadata the table has; text is stored as bytes, whole numbers as int64. A patie
 only, and the shards have the same share of melanomas.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ from lightning_melanoma.records.tfrecord import write_shard
 # The quality that the writers of Kaggle's shards used.
 _JPEG_QUALITY = 94
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# What `data.train`, `data.val` and `data.test` look for in a folder.
+_PREFIXES = ("train", "val", "test")
+# A message tells so many values of a column; a data set's diagnoses are fewer.
+_NUM_NEAREST = 10
 # Table columns that become fields of the records.
 _FIELDS = (
     "patient_id",
@@ -56,17 +62,21 @@ def convert(
         csv: table with `image_name` and, where known, `patient_id`, `target`, `sex`, `age_approx`,
             `anatom_site_general_challenge`, `diagnosis`, `source`.
         out: folder for the shards; new or empty.
-        image_size: pixels of a side; images are squeezed to a square, as Kaggle's are.
+        image_size: pixels of a side, at least 1; images are squeezed to a square, as Kaggle's are.
         num_shards: how many shards.
-        prefix: how the shards' names begin: `train` or `test`.
-        columns: names of columns that are called otherwise, e.g. `{image_name: image_id}`.
+        prefix: how the shards' names begin: `train`, `val` or `test`.
+        columns: names of columns that are called otherwise, e.g. `{image_name: image_id}`. One may
+            serve for several.
         melanoma: values of `diagnosis` that make the target 1, where the table has no `target`.
+            Each must be there, and every image must have a diagnosis.
 
     Raises:
         FileNotFoundError: the folder, the table or an image is not there.
         FileExistsError: `out` holds something.
-        ValueError: the table lacks a column, or an image cannot be read.
+        ValueError: a setting is out of its range or does not fit the table, the table lacks a
+            column, an image has two files, or one cannot be read.
     """
+    _check_settings(image_size, prefix, columns or {})
     table = _read_table(csv, columns or {}, melanoma)
     files = _find_images(images, list(table["image_name"]))
     if not 0 < num_shards <= len(table):
@@ -89,29 +99,26 @@ def convert(
             write_shard(folder / f"{prefix}{shard:02d}-{len(rows)}.tfrec", payloads)
 
 
+def _check_settings(image_size: int, prefix: str, columns: Iterable[str]) -> None:
+    if image_size < 1:
+        raise ValueError(f"image_size: expected at least 1 pixel, found {image_size}")
+    if prefix not in _PREFIXES:
+        raise ValueError(f"prefix: expected one of {', '.join(_PREFIXES)}, found {prefix!r}")
+    known = ("image_name", *_FIELDS)
+    if unknown := [name for name in columns if name not in known]:
+        raise ValueError(
+            f"columns: expected names out of {', '.join(known)}, found {', '.join(unknown)}; "
+            "name first ours, then the table's, as in '{image_name: image_id}'"
+        )
+
+
 def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"csv: expected a table, found no file {path}")
     # As text, ids such as 0012 and codes such as 1 stay as they are.
     names = ("image_name", "patient_id", "diagnosis")
     dtypes = {columns.get(name, name): "str" for name in names}
-    table = read_csv(path, dtypes, has_missing_words=True)
-    missing = [name for name in columns.values() if name not in table]
-    if missing:
-        raise ValueError(
-            f"columns: expected columns of {path}, found no {', '.join(missing)}; it has "
-            f"{', '.join(table.columns)}"
-        )
-    # A column of one of our names that another is to have, unless it is wanted itself.
-    table = table.drop(
-        columns=[name for name in columns if name not in columns.values()], errors="ignore"
-    )
-    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
-    if "image_name" not in table:
-        raise ValueError(
-            f"csv {path}: expected a column `image_name`, found {', '.join(table.columns)}; "
-            "say which it is, as in --columns '{image_name: image_id}'"
-        )
+    table = _rename(read_csv(path, dtypes, has_missing_words=True), columns, path)
     table["image_name"] = table["image_name"].astype(str)
     twice = table["image_name"].duplicated()
     if twice.any():
@@ -120,25 +127,77 @@ def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) 
             f"{table['image_name'][twice].iloc[0]} again"
         )
     if melanoma is not None:
-        if "diagnosis" not in table:
-            raise ValueError(f"melanoma: expected a column `diagnosis` in {path}, found none")
-        table["target"] = table["diagnosis"].isin(melanoma).astype(int)
-    if "target" in table and not table["target"].isin([0, 1]).all():
-        wrong = table[~table["target"].isin([0, 1])].iloc[0]
+        table["target"] = _targets(table, melanoma, path)
+    elif "target" in table:
+        # Text where its column is the diagnosis, too.
+        numbers = pd.to_numeric(table["target"], errors="coerce")
+        if not numbers.isin([0, 1]).all():
+            wrong = table[~numbers.isin([0, 1])].iloc[0]
+            raise ValueError(
+                f"csv {path}: expected target 0 or 1, found {wrong['target']} for "
+                f"{wrong['image_name']}"
+            )
+        table["target"] = numbers
+    return table
+
+
+def _rename(table: pd.DataFrame, columns: dict[str, str], path: str) -> pd.DataFrame:
+    missing = [name for name in columns.values() if name not in table]
+    if missing:
         raise ValueError(
-            f"csv {path}: expected target 0 or 1, found {wrong['target']} for {wrong['image_name']}"
+            f"columns: expected columns of {path}, found no {', '.join(missing)}; it has "
+            f"{', '.join(table.columns)}"
+        )
+    named = {ours: table[theirs] for ours, theirs in columns.items()}
+    # A column of one of our names that stands for another is no longer its own.
+    table = table.drop(columns=list(columns.values())).assign(**named)
+    if "image_name" not in table:
+        raise ValueError(
+            f"csv {path}: expected a column `image_name`, found {', '.join(table.columns)}; "
+            "say which it is, as in --columns '{image_name: image_id}'"
         )
     return table
+
+
+def _targets(table: pd.DataFrame, melanoma: list[str], path: str) -> "pd.Series[int]":
+    if "target" in table:
+        raise ValueError(
+            f"melanoma: expected no `target` in {path}, found one; leave --melanoma out"
+        )
+    if "diagnosis" not in table:
+        raise ValueError(f"melanoma: expected a column `diagnosis` in {path}, found none")
+    empty = table["diagnosis"].isna()
+    if empty.any():
+        raise ValueError(
+            f"melanoma: expected a `diagnosis` for each row of {path}, found none for "
+            f"{empty.sum()}, the first {table['image_name'][empty].iloc[0]}; fill it in or take "
+            "the row out"
+        )
+    values = sorted(table["diagnosis"].unique())
+    for value in melanoma:
+        if value not in values:
+            nearest = get_close_matches(value, values, n=_NUM_NEAREST, cutoff=0.0)
+            raise ValueError(
+                f"melanoma: expected values of `diagnosis` in {path}, found {value!r} in no row; "
+                f"the nearest of {len(values)} are {', '.join(nearest)}"
+            )
+    return table["diagnosis"].isin(melanoma).astype(int)
 
 
 def _find_images(folder: str, names: list[str]) -> list[Path]:
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"images: expected a folder, found none at {folder}")
-    known = {
-        path.stem: path
-        for path in sorted(Path(folder).rglob("*"))
-        if path.suffix.lower() in _IMAGE_SUFFIXES
-    }
+    wanted = set(names)
+    known: dict[str, Path] = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.stem not in wanted or path.suffix.lower() not in _IMAGE_SUFFIXES:
+            continue
+        if path.stem in known:
+            raise ValueError(
+                f"images: expected one file for {path.stem}, found {known[path.stem]} and {path}; "
+                f"take one of them out of {folder}"
+            )
+        known[path.stem] = path
     missing = [name for name in names if name not in known]
     if missing:
         raise FileNotFoundError(
