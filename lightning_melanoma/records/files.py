@@ -19,8 +19,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: the folder cannot be made or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unlike mkstemp's, an ordinary file, which others may read; a name that nobody else has.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    # Unlike mkstemp's, an ordinary file, which others may read.
+    aside = _aside(path)
     try:
         with aside.open("xb") as stream:
             yield stream
@@ -28,6 +28,45 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def prepare_file(path: Path, *, setting: str) -> None:
+    """Make sure, before long work, that `atomic_file` can write its outcome; make its folder.
+
+    Args:
+        path: of the file.
+        setting: that it was given by, for the message.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        is_folder = path.is_dir()
+        if not is_folder:
+            _try_to_write(_aside(path))
+    except OSError as error:
+        raise _unwritable(path, setting, error) from error
+    if is_folder:
+        raise IsADirectoryError(
+            f"{setting}: expected a file, found a folder: {path}; name a file in it"
+        )
+
+
+def prepare_folder(folder: Path, *, setting: str) -> None:
+    """Make a folder where it is missing, and make sure that it can be written.
+
+    Args:
+        folder: to be filled later.
+        setting: that it was given by, for the message.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    try:
+        _try_to_write(_aside(folder / "file"))
+    except OSError as error:
+        raise _unwritable(folder, setting, error) from error
 
 
 @contextlib.contextmanager
@@ -65,7 +104,25 @@ def _make(folder: Path, out: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise OSError(
-            f"out: expected a place that can be written, found {out} ({error.strerror}); "
-            "name another"
-        ) from error
+        raise _unwritable(out, "out", error) from error
+
+
+def _aside(path: Path) -> Path:
+    """Return a name in the same folder that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def _try_to_write(aside: Path) -> None:
+    # Of a file in the folder's place, `mkdir` would say that it exists.
+    if not aside.parent.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+    # Permissions alone do not tell: a file system may be read-only, or a name too long.
+    aside.touch()
+    aside.unlink()
+
+
+def _unwritable(path: Path, setting: str, error: OSError) -> OSError:
+    return OSError(
+        f"{setting}: expected a place that can be written, found {path} ({error.strerror}); "
+        "name another"
+    )

@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from lightning_melanoma.explain.attribution import Method
+from lightning_melanoma.records.files import prepare_file, prepare_folder
 from lightning_melanoma.scoring.ensemble import Accelerator, load_member, run_members
 from lightning_melanoma.scoring.explaining import check_explanations, explain_files
 from lightning_melanoma.scoring.files import find_images
@@ -72,7 +73,7 @@ def score(
     Raises:
         FileNotFoundError: a path matches no file, or a checkpoint is not there.
         ValueError: a setting is out of its range, or the checkpoints do not support it.
-        OSError: `out` cannot be written.
+        OSError: `out` or `explain` cannot be written.
     """
     if out is not None and Path(out).suffix not in _FORMATS:
         raise ValueError(f"out: expected a name that ends with .csv or .json, found {out}")
@@ -81,6 +82,11 @@ def score(
         check_explanations(members, method=explain_by, layer=layer)
     basis = basis_of(members, sensitivity=sensitivity, miss_rate=miss_rate, prevalence=prevalence)
     files = find_images(_names(images, "images"))
+    # The folder first: `out` may be in it, and must not be it.
+    if explain is not None:
+        prepare_folder(Path(explain), setting="explain")
+    if out is not None:
+        prepare_file(Path(out), setting="out")
     said, faults = run_members(members, files, num_views=views, accelerator=accelerator)
     table = judge_files(files, faults, basis=basis, said=said, num_views=views)
     if out is not None:

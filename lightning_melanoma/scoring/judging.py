@@ -94,12 +94,14 @@ def basis_of(
         members: the checkpoints.
         sensitivity: of the operating point, in (0, 1].
         miss_rate: the largest share of melanomas that may be called benign, or None.
-        prevalence: share of melanomas among the images' population, or None.
+        prevalence: share of melanomas among the images' population, in (0, 1), or None.
 
     Raises:
         ValueError: a share is out of range or not supported, or asks for a calibration that a
             checkpoint does not have.
     """
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise ValueError(f"prevalence: expected a share between 0 and 1, found {prevalence}")
     calibrations = [member.calibration for member in members if member.calibration]
     if len(calibrations) == len(members):
         reference = reference_of(calibrations)

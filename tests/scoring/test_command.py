@@ -231,7 +231,10 @@ def test_a_rate_that_the_calibration_does_not_support_is_refused(lesions, checkp
         (["no.jpg", "--ckpt_path", "CHECKPOINT"], "images: expected image files, found none at"),
         (["a.jpg", "--ckpt_path", "CHECKPOINT", "--out", "a.txt"], "ends with .csv or .json"),
         (["a.jpg", "--ckpt_path", "CHECKPOINT", "--sensitivity", "2"], "sensitivity: expected"),
-        (["a.jpg", "--ckpt_path", "CHECKPOINT", "--prevalence", "1"], "a prevalence between"),
+        (
+            ["a.jpg", "--ckpt_path", "CHECKPOINT", "--prevalence", "1"],
+            "prevalence: expected a share",
+        ),
         (["a.jpg", "--ckpt_path", "CHECKPOINT", "--views", "3"], "views"),
     ],
 )
@@ -240,6 +243,43 @@ def test_what_the_user_got_wrong_is_one_line(folder, checkpoint, capsys, words, 
     Path("a.jpg").write_bytes(b"")
     words = [checkpoint if word == "CHECKPOINT" else word for word in words]
     assert message in error_of(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "old.csv"], "out: expected a file, found a folder: old.csv; name a file in it"),
+        (["--out", "a.txt/s.csv"], "out: expected a place that can be written, found a.txt/s.csv"),
+        (["--out", f"{'s' * 300}.csv"], "(File name too long); name another"),
+        (["--explain", "a.txt"], "explain: expected a place that can be written, found a.txt (Not"),
+        (["--explain", "a.txt/b"], "explain: expected a place that can be written, found a.txt/b"),
+        (["--explain", "s.csv"], "out: expected a file, found a folder: s.csv; name a file in it"),
+        (["--prevalence", "1.5"], "prevalence: expected a share between 0 and 1, found 1.5"),
+    ],
+)
+def test_nothing_is_scored_whose_outcome_would_be_lost(lesions, checkpoint, capsys, words, message):
+    Path("old.csv").mkdir()
+    Path("a.txt").write_text("not to be replaced")
+    before = {"lesions", "old.csv", "a.txt"}
+    words = ["score", "lesions", "--ckpt_path", checkpoint, "--out", "s.csv", *words]
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--accelerator", "cpu"])
+    assert exit_.value.code == 2
+    found = capsys.readouterr()
+    assert message in found.err
+    # The bar of the prediction.
+    assert "Predicting" not in found.out + found.err
+    assert {path.name for path in Path().iterdir() if path.name != "s.csv"} == before
+    assert not Path("s.csv").is_file()
+
+
+def test_folders_of_what_is_written_are_made(lesions, checkpoint):
+    words = ["score", "lesions", "--ckpt_path", checkpoint, "--accelerator", "cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--out", "looked_at/tables/s.csv", "--explain", "looked_at"])
+    assert exit_.value.code == 0
+    assert [path.name for path in Path("looked_at/tables").iterdir()] == ["s.csv"]
+    assert len(list(Path("looked_at").iterdir())) == 41
 
 
 @needs_torch_xla
