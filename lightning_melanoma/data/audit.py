@@ -13,7 +13,7 @@ from lightning_melanoma.data.audit_checks import check_records
 from lightning_melanoma.data.audit_records import inspect_shards
 from lightning_melanoma.data.audit_report import build_report, drop_list, render_report
 from lightning_melanoma.data.exclusion import Exclusion
-from lightning_melanoma.records.files import atomic_file
+from lightning_melanoma.records.files import atomic_file, prepare_file
 from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.storage import find_shards
 
@@ -52,14 +52,15 @@ def audit(
 
     Raises:
         FileNotFoundError: a path matches no shard.
-        ValueError: a shard is empty, or `exclude` is not as it must be.
+        ValueError: a shard is empty, `exclude` is not as it must be, or `json` and `drop` are the
+            same file.
         OSError: a shard cannot be read, or a file cannot be written.
     """
-    _check_files(json=json, drop=drop)
     exclusion = Exclusion(exclude)
     val_shards = find_shards(val) if val else []
     # Validation first: of two equal images, the later one is to go.
     shards = [*val_shards, *find_shards(paths)]
+    _prepare_files(json, drop)
     inspection = inspect_shards(shards, len(val_shards), exclusion=exclusion, pixels=pixels)
     log_repeated()
     findings = check_records(inspection)
@@ -71,10 +72,12 @@ def audit(
     return Outcome(render_report(report), report["exit_status"])
 
 
-def _check_files(**files: str | None) -> None:
-    for name, path in files.items():
-        if path is not None and Path(path).is_dir():
-            raise IsADirectoryError(f"{name}: expected a file, found a folder: {path}")
+def _prepare_files(json: str | None, drop: str | None) -> None:
+    if json is not None and drop is not None and Path(json).resolve() == Path(drop).resolve():
+        raise ValueError(f"drop: expected another file than json, found {drop}; name another")
+    for setting, path in (("json", json), ("drop", drop)):
+        if path is not None:
+            prepare_file(Path(path), setting=setting)
 
 
 def _write(path: str, text: str) -> None:

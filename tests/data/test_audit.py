@@ -444,6 +444,32 @@ def test_the_command_says_clean_faulty_or_unreadable_by_its_status(tmp_path, giv
     assert "train00-6.tfrec: expected TFRecords, found an empty file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "old"], "json: expected a file, found a folder: old; name a file in it"),
+        (["--json", "a.txt/b.json"], "json: expected a place that can be written, found a.txt/b"),
+        (["--drop", "a.txt/b/c.csv"], "drop: expected a place that can be written, found a.txt/b"),
+        (
+            ["--json", "both", "--drop", "old/../both"],
+            "drop: expected another file than json, foun",
+        ),
+    ],
+)
+def test_no_shard_is_read_whose_report_would_be_lost(
+    tmp_path, monkeypatch, capsys, given, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "a.txt").write_text("not to be replaced")
+    assert status_of(given, *words) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    # The bar of the reading.
+    assert "Auditing" not in errors
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "old", "a.txt"}
+
+
 def test_5000_records_take_seconds(tmp_path):
     image = [encoded(picture(number, 16)) for number in range(5000)]
     shards = [[record(n, image=image[n]) for n in range(s, s + 500)] for s in range(0, 5000, 500)]
