@@ -63,6 +63,7 @@ def audit(
     _prepare_files(json, drop)
     inspection = inspect_shards(shards, len(val_shards), exclusion=exclusion, pixels=pixels)
     log_repeated()
+    exclusion.report("exclude", unknown="in none of the shards' records")
     findings = check_records(inspection)
     report = build_report(inspection, findings, pixels=pixels)
     if json is not None:

@@ -3,11 +3,13 @@
 A list of ids, or a file: plain text with an id a line, or a CSV with a column ``image_name`` as
 ``audit --drop`` writes it. Where such a CSV has ``shard`` (``folder/name``) and ``record``, only
 that record is meant, so that of an image that is there twice one copy can stay. Two shards whose
-folders and files are named alike are not told apart.
+folders and files are named alike are not told apart. Plain text that begins with what looks like
+the names of columns is refused; ids that look so go into a CSV, quoted.
 """
 
 import csv
 import logging
+import re
 from collections.abc import Sequence
 
 import fsspec
@@ -16,6 +18,9 @@ import pandas as pd
 from lightning_melanoma.records.storage import Shard
 
 _log = logging.getLogger(__name__)
+
+# Characters of a first line that a message shows.
+_SHOWN = 80
 
 
 def shard_label(shard: Shard) -> str:
@@ -31,7 +36,8 @@ class Exclusion:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a CSV names a record but not its shard, or its number is none.
+        ValueError: a CSV has no column ``image_name``, or names a record but not its shard, or its
+            number is none.
     """
 
     def __init__(self, exclude: str | Sequence[str] | None) -> None:
@@ -46,12 +52,14 @@ class Exclusion:
         self._num_dropped = 0
 
     def covers(self, image_name: str, *, shard: Shard, record: int) -> bool:
-        """Tell whether a record is to be left out, and remember that its id was met."""
+        """Tell whether a record is to be left out, and count it; remember that its id was met."""
         places = self._places.get(image_name)
         if places is None:
             return False
         self._met.add(image_name)
-        return None in places or (shard_label(shard), record) in places
+        is_meant = None in places or (shard_label(shard), record) in places
+        self._num_dropped += is_meant
+        return is_meant
 
     def drop(self, table: pd.DataFrame, shards: Sequence[Shard]) -> pd.DataFrame:
         """Return a table without the records to be left out, its rows numbered anew.
@@ -67,22 +75,27 @@ class Exclusion:
             not self.covers(str(name), shard=shards[shard], record=record)
             for name, shard, record in places
         ]
-        self._num_dropped += len(kept) - sum(kept)
         return table[kept].reset_index(drop=True)
 
-    def report(self) -> None:
-        """Log how many records `drop` left out, and warn of ids that no table had."""
+    def report(self, setting: str, *, unknown: str) -> None:
+        """Log how many records are left out, and warn of ids that were not met.
+
+        Args:
+            setting: that the list was given by.
+            unknown: where the ids that were not met are not.
+        """
         if not self._places:
             return
-        _log.info("data.exclude: %d records are left out.", self._num_dropped)
-        unknown = sorted(set(self._places) - self._met)
-        if unknown:
+        _log.info("%s: %d records are left out.", setting, self._num_dropped)
+        not_met = sorted(set(self._places) - self._met)
+        if not_met:
             _log.warning(
-                "data.exclude: %d of %d ids are in neither the training nor the validation "
-                "records, the first %s; is it the list of these shards?",
-                len(unknown),
+                "%s: %d of %d ids are %s, the first %s; is it the list of these shards?",
+                setting,
+                len(not_met),
                 len(self._places),
-                unknown[0],
+                unknown,
+                not_met[0],
             )
 
     def _read(self, path: str) -> None:
@@ -96,7 +109,9 @@ class Exclusion:
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(f"exclude: expected a text file, found other bytes: {path}") from error
-        if not lines or "image_name" not in next(csv.reader(lines[:1])):
+        first = lines[0] if lines else ""
+        if "image_name" not in next(csv.reader([first])):
+            _check_is_id(first.strip(), path)
             for line in lines:
                 self._add(line.strip(), None)
             return
@@ -107,6 +122,17 @@ class Exclusion:
     def _add(self, name: str, place: tuple[str, int] | None) -> None:
         if name:
             self._places.setdefault(name, set()).add(place)
+
+
+def _check_is_id(line: str, path: str) -> None:
+    """Refuse the names of a table's columns, which would be an id that no record has."""
+    cells = [cell.strip() for cell in re.split("[,;\t]", line)]
+    # No column is called by a number, but ids may be: `S,1`.
+    if len(cells) > 1 and not any(cell.isdecimal() for cell in cells):
+        raise ValueError(
+            f"exclude {path}: expected a column `image_name` and commas between columns, or an id "
+            f"a line, found the first line {line[:_SHOWN]!r}; name the column of ids `image_name`"
+        )
 
 
 def _place(row: dict[str, str], where: str) -> tuple[str, int] | None:

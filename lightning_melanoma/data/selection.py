@@ -86,7 +86,8 @@ class Selection:
             if not self.allow_patient_overlap:
                 splits.check_extra(extra, val)
             train = splits.add_extra(train, extra)
-        exclusion.report()
+        where = "in neither the training nor the validation records"
+        exclusion.report("data.exclude", unknown=where)
         return train, val
 
     def read_test(self, *, needs_targets: bool) -> Split:

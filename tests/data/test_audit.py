@@ -470,6 +470,27 @@ def test_no_shard_is_read_whose_report_would_be_lost(
     assert {path.name for path in tmp_path.iterdir()} == {"set", "old", "a.txt"}
 
 
+def test_what_is_excluded_is_counted_and_unknown_ids_are_a_warning(tmp_path, given, capsys):
+    path = tmp_path / "list.txt"
+    path.write_text("ISIC_0000003\nISIC_0000009\n")
+    assert status_of(given, "--exclude", path) == 0
+    errors = capsys.readouterr().err
+    assert "\nexclude: 2 records are left out.\n" in errors
+    assert "ids are" not in errors
+    path.write_text("ISIC_0000003\nISIC_7\nISIC_8\n")
+    assert status_of(given, "--exclude", path) == 0
+    errors = capsys.readouterr().err
+    assert "exclude: 1 records are left out." in errors
+    assert "exclude: 2 of 3 ids are in none of the shards' records, the first ISIC_7;" in errors
+
+
+def test_a_list_that_is_another_table_is_refused(tmp_path, given, capsys):
+    path = tmp_path / "list.csv"
+    path.write_text("isic_id,reason\nISIC_0000003,ids\n")
+    assert status_of(given, "--exclude", path) == 2
+    assert "list.csv: expected a column `image_name` and commas" in capsys.readouterr().err
+
+
 def test_5000_records_take_seconds(tmp_path):
     image = [encoded(picture(number, 16)) for number in range(5000)]
     shards = [[record(n, image=image[n]) for n in range(s, s + 500)] for s in range(0, 5000, 500)]

@@ -86,6 +86,10 @@ def test_a_place_leaves_the_other_copy_of_an_image(tmp_path):
         (b"\xff\xd8\xff", ValueError, "expected a text file"),
         (b"image_name,shard,record\na,b/c,\n", ValueError, "line 2: expected both a shard and"),
         (b"image_name,shard,record\na,b/c,-1\n", ValueError, "found 'b/c' and '-1'"),
+        (b"isic_id,target\na,1\n", ValueError, "a line, found the first line 'isic_id,target'"),
+        (b"image_name;reason\na;ids\n", ValueError, "commas between columns, or an id a line"),
+        (b"id\treason\na\tids\n", ValueError, "expected a column `image_name`"),
+        (b",image,target\n0,a,1\n", ValueError, "expected a column `image_name`"),
     ],
 )
 def test_a_file_that_is_no_list_is_an_error(tmp_path, content, error, message):
@@ -104,6 +108,19 @@ def test_an_id_in_a_table_is_taken_as_it_is(tmp_path):
     names = names_of(datamodule(tmp_path / "shards", str(tmp_path / "drop.csv")))
     assert len(names) == 32
     assert "S " not in names
+
+
+def test_an_id_that_looks_like_columns_is_taken_from_a_table(tmp_path):
+    (tmp_path / "drop.csv").write_text('image_name\n"DOE,LEFT"\n')
+    exclusion = Exclusion(str(tmp_path / "drop.csv"))
+    assert exclusion.covers("DOE,LEFT", shard=SHARD, record=0)
+
+
+def test_spaces_around_the_ids_of_a_list_are_none_of_them(tmp_path):
+    (tmp_path / "drop.txt").write_text("DOE\t\n LEFT\n")
+    exclusion = Exclusion(str(tmp_path / "drop.txt"))
+    for name in ("DOE", "LEFT"):
+        assert exclusion.covers(name, shard=SHARD, record=0)
 
 
 def test_an_id_with_a_comma_is_one_id(tmp_path):
