@@ -14,7 +14,11 @@ from lightning_melanoma.metrics.calibration import (
     log_loss,
     log_odds,
 )
-from lightning_melanoma.metrics.intervals import auroc_interval, percentile_interval
+from lightning_melanoma.metrics.intervals import (
+    auroc_interval,
+    percentile_interval,
+    unanimous_interval,
+)
 from lightning_melanoma.metrics.ranking import (
     auroc,
     average_precision,
@@ -61,4 +65,5 @@ __all__ = [
     "sensitivity_at_specificity",
     "specificity",
     "specificity_at_sensitivity",
+    "unanimous_interval",
 ]

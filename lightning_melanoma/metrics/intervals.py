@@ -1,4 +1,4 @@
-"""Confidence intervals: DeLong's of the AUROC, and percentiles of bootstrap draws."""
+"""Confidence intervals: DeLong's of the AUROC, exact bounds, percentiles of bootstrap draws."""
 
 import math
 from statistics import NormalDist
@@ -20,9 +20,8 @@ def auroc_interval(
     the AUROCs of few positives are skewed and the plain interval covers too rarely.
 
     Rows count as independent; several images of a patient make the true interval wider. Classes
-    parted perfectly have no variance to estimate: the bound is then that of
-    m = min(positives, negatives) disjoint pairs, all ordered alike: ((1 - level) / 2) ** (1 / m)
-    (Clopper and Pearson, Biometrika 26, 1934).
+    parted perfectly have no variance to estimate: the interval is then `unanimous_interval` of
+    min(positives, negatives) disjoint pairs, all ordered alike.
 
     Args:
         targets: (N,) in {0, 1}, 1 for melanoma.
@@ -44,8 +43,7 @@ def auroc_interval(
         return math.nan, math.nan
     area, variance = _area_and_variance(positives, negatives)
     if area in (0.0, 1.0):
-        bound = ((1 - level) / 2) ** (1 / fewest)
-        return (bound, 1.0) if area else (0.0, 1 - bound)
+        return unanimous_interval(area, fewest, level=level)
     # The derivative of log(A / (1 - A)) is 1 / (A (1 - A)).
     margin = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
     centre = math.log(area / (1 - area))
@@ -66,6 +64,26 @@ def _sigmoid(value: float) -> float:
     return 0.5 + 0.5 * math.tanh(value / 2)
 
 
+def unanimous_interval(
+    share: float, num_trials: int, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the exact confidence interval of a share of exactly 0 or 1.
+
+    That of Clopper and Pearson (Biometrika 26, 1934): after n trials of one outcome its chance is
+    at least ((1 - level) / 2) ** (1 / n), which is about 1 - 3.7 / n at 95 %.
+
+    Args:
+        share: 0 or 1.
+        num_trials: how many independent trials had the outcome, 1 or more.
+        level: the wanted coverage, in (0, 1).
+
+    Returns:
+        `(low, high)` in [0, 1], one of them the share.
+    """
+    bound = ((1 - level) / 2) ** (1 / num_trials)
+    return (bound, 1.0) if share else (0.0, 1 - bound)
+
+
 def percentile_interval(draws: FloatArray, *, level: float = 0.95) -> tuple[float, float]:
     """Return the middle `level` of bootstrap draws (Efron, 1979).
 
@@ -74,7 +92,8 @@ def percentile_interval(draws: FloatArray, *, level: float = 0.95) -> tuple[floa
         level: the wanted coverage, in (0, 1).
 
     Returns:
-        `(low, high)`; two NaN when more than half of the draws are undefined.
+        `(low, high)`; two NaN when half of the draws or more are undefined, or when the two are the
+        same but for rounding: draws without a spread tell nothing of it.
     """
     defined = draws[~np.isnan(draws)]
     if 2 * len(defined) <= len(draws):
@@ -83,4 +102,6 @@ def percentile_interval(draws: FloatArray, *, level: float = 0.95) -> tuple[floa
     low, high = np.quantile(
         defined, [(1 - level) / 2, (1 + level) / 2], method="closest_observation"
     )
+    if math.isclose(low, high):
+        return math.nan, math.nan
     return float(low), float(high)

@@ -23,8 +23,9 @@ from lightning_melanoma.callbacks.style import (
     unit_square,
 )
 from lightning_melanoma.metrics.rows import FloatArray
-from lightning_melanoma.report.judgement import Estimate, Judgement
-from lightning_melanoma.report.words import probability
+from lightning_melanoma.report.estimates import Estimate
+from lightning_melanoma.report.judgement import Judgement
+from lightning_melanoma.report.words import interval, number, probability
 
 # Colours that every kind of colour vision tells apart (Okabe and Ito, 2008), for tables in order.
 _COLORS = (ACCENT, "#0072b2", "#009e73", "#aa4499", "#8a6d00", CONTEXT)
@@ -160,8 +161,8 @@ def _metric_name(title: str) -> str:
 
 
 def _span(estimate: Estimate, *, digits: int = 3) -> str:
-    low, high = f"{estimate.low:.{digits}f}", f"{estimate.high:.{digits}f}"
-    return f"{estimate.value:.{digits}f} ({low} to {high})"
+    span = interval(estimate, digits)
+    return number(estimate.value, digits) + (f" ({span})" if span else "")
 
 
 def _bins(judgement: Judgement) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 import lightning_melanoma
 from lightning_melanoma.records.files import atomic_folder
 from lightning_melanoma.report import curves, outcomes
+from lightning_melanoma.report.estimates import Estimate
 from lightning_melanoma.report.gallery import mistakes_section
-from lightning_melanoma.report.judgement import Estimate, Judgement, Settings, judge
+from lightning_melanoma.report.judgement import Judgement, Settings, judge
 from lightning_melanoma.report.mistakes import Mistakes, mistakes_of, read_pictures
 from lightning_melanoma.report.page import Picture, report_page
 from lightning_melanoma.report.recalibration import Recalibration
@@ -137,7 +138,7 @@ def _as_json(
         }
     return {
         "version": lightning_melanoma.__version__,
-        "interval": "95 %, percentiles of a bootstrap over patients",
+        "interval": "95 %, percentiles of a bootstrap over patients; exact where a rate is 0 or 1",
         "settings": settings._asdict(),
         "tables": tables,
     }

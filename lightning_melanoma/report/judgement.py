@@ -1,6 +1,5 @@
 """Judge one table: every metric with its interval over patients, and those of its subgroups."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,20 +12,13 @@ from lightning_melanoma.decisions.operating import (
 )
 from lightning_melanoma.metrics.bootstrap import NUM_DRAWS, Statistic
 from lightning_melanoma.metrics.rows import BoolArray, FloatArray
+from lightning_melanoma.report.estimates import Estimate, Patients, estimate, patients_of
 from lightning_melanoma.report.groups import MIN_POSITIVES, groups_of
 from lightning_melanoma.report.recalibration import Recalibration, recalibrate
 from lightning_melanoma.report.tables import JudgedTable
 
 # The slice of all rows: no property, no group.
 _EVERYONE = ("", "")
-
-
-class Estimate(NamedTuple):
-    """A metric of the sample and its 95 % interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Group(NamedTuple):
@@ -99,7 +91,8 @@ def judge(table: JudgedTable, settings: Settings) -> Judgement:
     estimates = {}
     for key, rows in scored.items():
         values = statistics[key](np.ones((1, num_clusters))) | _exact_line(table, rows)
-        estimates[key] = _estimates(values, draws[key], settings.prevalence)
+        patients = patients_of(table.is_melanoma[rows], table.clusters[rows])
+        estimates[key] = _estimates(values, draws[key], patients, settings.prevalence)
     groups: dict[str, list[Group]] = {}
     for (name, group), rows in slices.items():
         if (name, group) != _EVERYONE:
@@ -161,18 +154,19 @@ def _exact_line(table: JudgedTable, rows: BoolArray) -> dict[str, FloatArray]:
 
 
 def _estimates(
-    values: Mapping[str, FloatArray], draws: Mapping[str, FloatArray], prevalence: float | None
+    values: Mapping[str, FloatArray],
+    draws: Mapping[str, FloatArray],
+    patients: Patients,
+    prevalence: float | None,
 ) -> dict[str, Estimate]:
-    def estimate(value: FloatArray, drawn: FloatArray) -> Estimate:
-        if math.isnan(value[0]):
-            return Estimate(math.nan, math.nan, math.nan)
-        return Estimate(float(value[0]), *metrics.percentile_interval(drawn))
-
-    estimates = {name: estimate(values[name], draws[name]) for name in values}
+    estimates = {
+        name: estimate(name, float(values[name][0]), draws[name], patients) for name in values
+    }
     if prevalence is not None:
-        there = [
+        there, drawn = (
             excisions_at_prevalence(of["sensitivity"], of["specificity"], prevalence)
             for of in (values, draws)
-        ]
-        estimates["number_needed_to_excise_there"] = estimate(there[0], there[1])
+        )
+        name = "number_needed_to_excise_there"
+        estimates[name] = estimate(name, float(there[0]), drawn, patients)
     return estimates

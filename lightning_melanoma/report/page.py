@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import lightning_melanoma
 from lightning_melanoma.callbacks.style import percent
+from lightning_melanoma.report.estimates import Estimate
 from lightning_melanoma.report.groups import MIN_POSITIVES
-from lightning_melanoma.report.judgement import Estimate, Group, Judgement, Settings
+from lightning_melanoma.report.judgement import Group, Judgement, Settings
 from lightning_melanoma.report.words import (
     AT_OPERATING_POINT,
     METRICS,
@@ -225,7 +226,10 @@ def _notes_section(judgements: Sequence[Judgement], settings: Settings) -> str:
     return (
         f'<section class="notes"><h2>How it was done</h2><ul>{held}'
         f"<li>Behind each number its 95 % interval: percentiles of {settings.num_draws:,} "
-        f"bootstrap draws of {unit}.</li>{alone}{chosen}"
+        f"bootstrap draws of {unit}. An AUROC, a sensitivity or a specificity of exactly 0 or 1 is "
+        f"the same in nearly every draw: it has the exact bound for as many {unit}. Where fewer "
+        f"than 2 {unit} have a class that the number is about, or all draws are alike, there is no "
+        f"interval.</li>{alone}{chosen}"
         "<li>Observed / expected: melanomas there are, over the sum of the probabilities; "
         "above 1 the probabilities are too low.</li></ul>"
         f"<p>lightning_melanoma {lightning_melanoma.__version__}. Research software, no medical "

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from lightning_melanoma.callbacks.style import percent
-from lightning_melanoma.report.judgement import Estimate, Judgement
+from lightning_melanoma.report.estimates import Estimate
+from lightning_melanoma.report.judgement import Judgement
 
 #: Metrics in the order of the page: their name in it, what is best, and how many digits they have.
 METRICS: dict[str, tuple[str, str, int]] = {
@@ -75,7 +76,7 @@ def answer(judgements: Sequence[Judgement]) -> str:
             f"to find {percent(found.value)} of the melanomas, {number(excised.value, 1)} lesions "
             "are excised for each one found"
         )
-    span = "too few for an interval"
+    span = "too few or too alike for an interval"
     if not math.isnan(area.low):
         span = f"95 % interval {percent(area.low)} to {percent(area.high)}"
     return (

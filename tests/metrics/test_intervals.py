@@ -64,6 +64,19 @@ def test_percentiles_leave_undefined_draws_out():
     assert all(map(math.isnan, ours.percentile_interval(np.array([1.0, np.nan]))))
 
 
+def test_draws_without_a_spread_have_no_interval():
+    assert all(map(math.isnan, ours.percentile_interval(np.ones(100))))
+    # The sums of a draw round as its weights do.
+    assert all(map(math.isnan, ours.percentile_interval(0.2 + 1e-16 * np.arange(100))))
+    assert all(map(math.isnan, ours.percentile_interval(np.full(100, np.inf))))
+
+
+def test_unanimous_trials_have_the_interval_of_clopper_and_pearson():
+    # Beta quantiles of 10 of 10, as scipy.stats.beta.ppf(0.025, 10, 1) has them.
+    assert ours.unanimous_interval(1.0, 10) == pytest.approx((0.6915029, 1), abs=1e-7)
+    assert ours.unanimous_interval(0.0, 10) == pytest.approx((0, 0.3084971), abs=1e-7)
+
+
 def test_percentiles_may_be_infinite():
     low, high = ours.percentile_interval(np.array([1.0, 2.0, 3.0, np.inf, np.inf]))
     assert low == 1

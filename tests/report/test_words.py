@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lightning_melanoma.report.judgement import Estimate
+from lightning_melanoma.report.estimates import Estimate
 from lightning_melanoma.report.words import interval, number, probability
 
 
