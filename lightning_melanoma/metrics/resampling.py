@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_melanoma.metrics.bootstrap import Statistic
-from lightning_melanoma.metrics.calibration import NUM_BINS, equal_count_bins, log_odds
+from lightning_melanoma.metrics.calibration import log_odds
 from lightning_melanoma.metrics.logistic import fit_lines
 from lightning_melanoma.metrics.ranking import COUNT_TOLERANCE
 from lightning_melanoma.metrics.rows import BoolArray, FloatArray, IntArray, checked
@@ -67,10 +67,13 @@ def probability_statistic(
 ) -> Statistic:
     """Return the statistic of the metrics that are ratios of sums over rows.
 
-    These are `log_loss`, `brier_score`, `calibration_error` (in the sample's bins), and at the
-    threshold `sensitivity`, `specificity`, `number_needed_to_excise` and `net_benefit`; with them
-    `prevalence`, `mean_probability` and the ratio of the two, `observed_to_expected`. The sums of
-    each cluster are made once, and those of all draws by one matrix product.
+    These are `log_loss`, `brier_score`, and at the threshold `sensitivity`, `specificity`,
+    `number_needed_to_excise` and `net_benefit`; with them `prevalence`, `mean_probability` and the
+    ratio of the two, `observed_to_expected`. The sums of each cluster are made once, and those of
+    all draws by one matrix product.
+
+    `calibration_error` is left out: chance alone puts it above 0 (Roelofs et al., "Mitigating bias
+    in calibration error estimation", AISTATS 2022), and in a draw once more.
 
     Args:
         targets: (N,) in {0, 1}, 1 for melanoma.
@@ -92,10 +95,6 @@ def probability_statistic(
         "probability": values,
         "loss": np.logaddexp(0.0, np.where(is_positive, -odds, odds)),
         "square": (values - is_positive) ** 2,
-    }
-    bins = equal_count_bins(values)
-    columns |= {
-        str(number): (values - is_positive) * (bins == number) for number in range(NUM_BINS)
     }
     by_cluster = np.stack(
         [np.bincount(clusters, c, num_clusters) for c in columns.values()], axis=1
@@ -241,7 +240,6 @@ def _ratios(sums: Mapping[str, FloatArray], odds: float) -> dict[str, FloatArray
             "observed_to_expected": positives / sums["probability"],
             "log_loss": sums["loss"] / rows,
             "brier_score": sums["square"] / rows,
-            "calibration_error": sum(np.abs(sums[str(b)]) for b in range(NUM_BINS)) / rows,
             "sensitivity": hits / positives,
             "specificity": 1 - false_alarms / (rows - positives),
             "number_needed_to_excise": (hits + false_alarms) / hits,

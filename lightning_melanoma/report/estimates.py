@@ -1,10 +1,11 @@
 """A metric of the sample with its 95 % interval over patients, or without one that would mislead.
 
-Intervals are percentiles of bootstrap draws of patients, which fail in three ways. Draws of a class
-that a single patient has are that patient again and again. A rate of exactly 0 or 1 is the same in
-nearly every draw, however few patients there are: an exact binomial bound is taken instead.
-Other metrics that are alike in all draws, such as the average precision of classes parted
-perfectly, have no interval.
+Intervals are percentiles of bootstrap draws of patients, which do not always tell a spread. Draws
+of a class that a single patient has are that patient again and again: there is no interval. A rate
+of exactly 0 or 1 is the same in nearly every draw, however few patients there are: its bound is an
+exact one. Other metrics that are alike in all draws, such as the average precision of classes
+parted perfectly, have no interval, nor has the calibration error, which has no draws: chance raises
+it in the sample, and would once more in each draw.
 """
 
 import math

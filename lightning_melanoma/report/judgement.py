@@ -1,5 +1,6 @@
 """Judge one table: every metric with its interval over patients, and those of its subgroups."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def judge(table: JudgedTable, settings: Settings) -> Judgement:
     )
     estimates = {}
     for key, rows in scored.items():
-        values = statistics[key](np.ones((1, num_clusters))) | _exact_line(table, rows)
+        values = statistics[key](np.ones((1, num_clusters))) | _of_sample(table, rows)
         patients = patients_of(table.is_melanoma[rows], table.clusters[rows])
         estimates[key] = _estimates(values, draws[key], patients, settings.prevalence)
     groups: dict[str, list[Group]] = {}
@@ -142,12 +143,13 @@ def _statistic(table: JudgedTable, rows: BoolArray, threshold: float) -> Statist
     return statistic
 
 
-def _exact_line(table: JudgedTable, rows: BoolArray) -> dict[str, FloatArray]:
-    # The statistic puts neighbouring rows together, which is for draws only.
-    intercept, slope = metrics.calibration_line(
-        table.is_melanoma[rows], metrics.log_odds(table.probabilities[rows])
-    )
+def _of_sample(table: JudgedTable, rows: BoolArray) -> dict[str, FloatArray]:
+    """Return what the statistic does not have of the sample: (1,) float64 each."""
+    targets, probabilities = table.is_melanoma[rows], table.probabilities[rows]
+    # That of the statistic puts neighbouring rows together, which is for draws only.
+    intercept, slope = metrics.calibration_line(targets, metrics.log_odds(probabilities))
     return {
+        "calibration_error": np.array([metrics.calibration_error(targets, probabilities)]),
         "calibration_intercept": np.array([intercept]),
         "calibration_slope": np.array([slope]),
     }
@@ -159,8 +161,11 @@ def _estimates(
     patients: Patients,
     prevalence: float | None,
 ) -> dict[str, Estimate]:
+    # Without draws there is no interval: no draw is defined.
+    undrawn = np.full(1, math.nan)
     estimates = {
-        name: estimate(name, float(values[name][0]), draws[name], patients) for name in values
+        name: estimate(name, float(value[0]), draws.get(name, undrawn), patients)
+        for name, value in values.items()
     }
     if prevalence is not None:
         there, drawn = (

@@ -230,6 +230,8 @@ def _notes_section(judgements: Sequence[Judgement], settings: Settings) -> str:
         f"the same in nearly every draw: it has the exact bound for as many {unit}. Where fewer "
         f"than 2 {unit} have a class that the number is about, or all draws are alike, there is no "
         f"interval.</li>{alone}{chosen}"
+        "<li>The calibration error has no interval: chance raises it above 0, in a bootstrap draw "
+        "once more, so that the middle 95 % of draws may lie above it.</li>"
         "<li>Observed / expected: melanomas there are, over the sum of the probabilities; "
         "above 1 the probabilities are too low.</li></ul>"
         f"<p>lightning_melanoma {lightning_melanoma.__version__}. Research software, no medical "

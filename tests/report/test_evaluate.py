@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_melanoma.cli import main
+from lightning_melanoma.metrics import calibration_error
 from lightning_melanoma.predictions import prediction_table, write_predictions
 from lightning_melanoma.report.tables import read_tables
 
@@ -73,8 +74,8 @@ def test_evaluate_leaves_metrics_figures_and_one_page(table, tmp_path):
     assert of_table["metrics"]["average_precision"]["value"] == pytest.approx(
         average_precision_score(expected["target"], expected["logit"]), abs=1e-9
     )
-    for estimate in of_table["metrics"].values():
-        assert estimate["low"] <= estimate["high"]
+    for name, estimate in of_table["metrics"].items():
+        assert name == "calibration_error" or estimate["low"] <= estimate["high"]
     assert of_table["num_patients"] == 200
     assert np.sum(of_table["confusion"]) == 600
     assert of_table["metrics"]["sensitivity"]["value"] >= 0.95
@@ -311,6 +312,20 @@ def test_report_tells_what_calibrating_would_change(tmp_path):
     assert change["temperature"] == pytest.approx(
         1 / found["metrics"]["calibration_slope"]["value"], abs=1e-9
     )
+
+
+def test_calibration_error_has_no_interval_and_the_page_says_why(table, tmp_path):
+    (found,) = evaluate(table, out=tmp_path / "out")["tables"]
+    expected = rows()
+    error = calibration_error(expected["target"].astype(int), expected["probability"])
+    assert found["metrics"]["calibration_error"] == {
+        "value": pytest.approx(error, abs=1e-9),
+        "low": None,
+        "high": None,
+    }
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<b>{error:.4f}</b></td>" in page
+    assert "The calibration error has no interval" in page
 
 
 def test_table_that_no_line_fits_says_why(tmp_path):
