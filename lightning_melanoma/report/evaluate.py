@@ -64,7 +64,7 @@ def evaluate(
         prevalence: also tell the number needed to excise in a population of this share of
             melanomas.
         num_draws: bootstrap draws of patients.
-        seed: of the draws.
+        seed: of the draws, 0 or more.
         images: shards with the images, to show the most confident mistakes: paths, globs, folders
             or URLs.
         anonymous: leave the most confident mistakes out of what is written, which has no id and no
@@ -77,6 +77,8 @@ def evaluate(
     paths = [predictions] if isinstance(predictions, str) else predictions
     if num_draws < 1:
         raise ValueError(f"num_draws: expected 1 or more, found {num_draws}")
+    if seed < 0:
+        raise ValueError(f"seed: expected 0 or more, found {seed}")
     if anonymous and images:
         raise ValueError("anonymous: expected no images with it, found some; leave one of them out")
     settings = Settings(sensitivity, threshold, prevalence, num_draws, seed)

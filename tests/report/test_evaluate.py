@@ -287,6 +287,7 @@ def test_labels_of_other_images_are_counted_and_named(table, tmp_path, capsys):
         (["--sensitivity", "0"], "sensitivity: expected a share above 0 up to 1, found 0.0"),
         (["--threshold", "1"], "threshold: expected a probability between 0 and 1, found 1.0"),
         (["--prevalence", "2"], "prevalence: expected a share between 0 and 1, found 2.0"),
+        (["--seed", "-1"], "seed: expected 0 or more, found -1"),
         (["--labels", "none.csv"], "none.csv"),
     ],
 )
