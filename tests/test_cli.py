@@ -1,4 +1,5 @@
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -304,6 +305,13 @@ def test_too_few_melanomas_leave_the_prior_correction_and_are_said(shards, folde
 
 
 @pytest.mark.slow
+def test_the_auroc_of_a_single_melanoma_has_no_interval(shards, folder, capsys):
+    # One of four is a melanoma.
+    write_shards(folder / "one", num_shards=1, num_records=4, start=800)
+    fit(shards, "--data.val", "one", epochs=1)
+    assert re.search(r"val.csv: 4 rows, AUROC \d\.\d{3} \(1 melanomas\)", capsys.readouterr().err)
+
+
 def test_balanced_weights_are_undone_on_images_that_nobody_fitted(folder):
     main(["synthesize", "--out", "demo", "--image_size", "64"])
     words = ["--data.train", "demo", "--data.test", "demo", "--trainer.max_epochs", "6"]

@@ -1,6 +1,7 @@
 """Write what was predicted: the prediction tables, and Kaggle's ``submission.csv``."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -193,7 +194,6 @@ def _verdict(targets: Any, logits: Any) -> str:  # noqa: ANN401
         return ""
     known = targets.to_numpy(float)
     low, high = auroc_interval(known, logits)
-    return (
-        f", AUROC {auroc(known, logits):.3f} (95 % interval {low:.3f} to {high:.3f}, "
-        f"{int(known.sum())} melanomas)"
-    )
+    # A single image of a class has none.
+    span = "" if math.isnan(low) else f"95 % interval {low:.3f} to {high:.3f}, "
+    return f", AUROC {auroc(known, logits):.3f} ({span}{int(known.sum())} melanomas)"
