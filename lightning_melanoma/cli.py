@@ -192,7 +192,10 @@ def _one_line(error: BaseException) -> str:
 
 def _is_about_settings(error: BaseException, frames: traceback.StackSummary) -> bool:
     """Tell whether an error of Lightning's is about what it was given, not about our modules."""
-    is_of_a_step = any("loops" in Path(frame.filename).parts for frame in frames)
+    # What is wrong with the length of an epoch is found where a loop gets its batches.
+    is_of_a_step = frames[-1].name != "setup_data" and any(
+        "loops" in Path(frame.filename).parts for frame in frames
+    )
     # By name: this module imports no Lightning.
     is_complaint = type(error).__name__ == "MisconfigurationException"
     is_kind = is_complaint or isinstance(error, (ValueError, ModuleNotFoundError))
@@ -204,8 +207,8 @@ def _users_error(error: BaseException) -> BaseException | None:
 
     A user's error is about what the user gave. Ours are raised in this package, and a parser may
     wrap them; the parser's own, Lightning's (settings that do not go together, a logger without its
-    package) and the system's (a file that is not there or cannot be written) are raised in
-    libraries.
+    package) and the system's (a file that is not there or cannot be written, memory that it does
+    not have) are raised in libraries.
     """
     here = str(Path(__file__).parent)
     link: BaseException | None = error
@@ -218,6 +221,10 @@ def _users_error(error: BaseException) -> BaseException | None:
             return link
         link = link.__cause__ or link.__context__
     is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")
-    if isinstance(error, OSError) or is_parsers or "loading state_dict" in str(error):
+    if (
+        isinstance(error, (OSError, MemoryError))
+        or is_parsers
+        or "loading state_dict" in str(error)
+    ):
         return error
     return None

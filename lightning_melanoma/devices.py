@@ -18,8 +18,8 @@ from lightning_melanoma.xla.strategy import STRATEGY_NAME
 # Of glibc's malloc.h: take no block from the system by itself, however large (M_MMAP_MAX), never
 # give the end of the heap back (M_TRIM_THRESHOLD), and let it grow by 256 MiB (M_TOP_PAD).
 _MALLOC_OPTIONS = {-4: 0, -1: -1, -2: 2**28}
-# Precisions, by Lightning's names, in which parameters are not float32.
-_WHOLLY_IN_ANOTHER = ("bf16-true", "16-true", "64-true", "64")
+# Precisions, by Lightning's names, in which no step can be done, and in which none is trained.
+_NO_STEP, _NO_TRAINING = ("bf16-true", "16-true"), ("64-true", "64")
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ def choose_device(config: Any) -> None:  # noqa: ANN401 - the parser's namespace
             `inference_mode` and `use_distributed_sampler`, all as the Trainer takes them.
 
     Raises:
-        ValueError: one of accelerator and strategy is XLA's and the other is not, or parameters
-            would not be float32.
+        ValueError: one of accelerator and strategy is XLA's and the other is not.
     """
     register()
     if config.strategy == STRATEGY_NAME and config.accelerator == "auto":
@@ -47,16 +46,29 @@ def choose_device(config: Any) -> None:  # noqa: ANN401 - the parser's namespace
             f"trainer.strategy: expected {STRATEGY_NAME} with the accelerator {ACCELERATOR_NAME}, "
             f"and with no other, found {config.strategy} with {config.accelerator}"
         )
-    # On XLA its precision plugin says so.
-    if config.accelerator != ACCELERATOR_NAME and str(config.precision) in _WHOLLY_IN_ANOTHER:
-        raise ValueError(
-            "trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found "
-            f"{config.precision}; parameters are float32, as images are, so give one of these"
-        )
     if config.accelerator == ACCELERATOR_NAME:
         # XLA has no inference mode, and hosts read their own parts of each batch as it is.
         config.inference_mode = False
         config.use_distributed_sampler = False
+
+
+def check_precision(config: Any, *, trains: bool) -> None:  # noqa: ANN401 - as above
+    """Check that images, which are float32, go with the parameters of a chosen device.
+
+    Args:
+        config: as `choose_device` leaves it.
+        trains: whether steps of training are to be done.
+
+    Raises:
+        ValueError: the precision has other parameters.
+    """
+    refused = (*_NO_STEP, *_NO_TRAINING) if trains else _NO_STEP
+    # On XLA its precision plugin says so.
+    if config.accelerator != ACCELERATOR_NAME and str(config.precision) in refused:
+        raise ValueError(
+            "trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found "
+            f"{config.precision}; parameters are float32, as images are, so give one of these"
+        )
 
 
 def keep_freed_memory() -> None:

@@ -39,13 +39,15 @@ def with_config_of_run(words: Sequence[str]) -> list[str]:
     path = named_checkpoint(words)
     if words[0] != "fit" or path is None or not path.is_file():
         return list(words)
-    config = path.resolve().parent.parent / "config.yaml"
-    if not config.is_file():
+    # Of a checkpoint that a link leads to, the run is where the link is, or where the file is.
+    places = [one.parent.parent / "config.yaml" for one in (path.absolute(), path.resolve())]
+    config = next((place for place in places if place.is_file()), None)
+    if config is None:
         _log.warning(
             "ckpt_path %s: found no settings of its run in %s; those of trainer and callbacks are "
             "the defaults, and what is given.",
             path,
-            config,
+            places[0],
         )
         return list(words)
     return [words[0], "-c", str(config), *words[1:], "--ckpt_path", str(path)]

@@ -28,7 +28,7 @@ from lightning_melanoma.callbacks.prediction import predict_best
 from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
-from lightning_melanoma.devices import choose_device, keep_freed_memory
+from lightning_melanoma.devices import check_precision, choose_device, keep_freed_memory
 from lightning_melanoma.settings import (
     check_trainer_settings,
     model_and_data_defaults,
@@ -151,6 +151,7 @@ class MelanomaCLI(LightningCLI):
         if config.logger in (None, True):
             config.logger = CSVLogger(config.default_root_dir or "runs", settings.experiment)
         choose_device(config)
+        check_precision(config, trains=self.subcommand == "fit")
         if config.accelerator == "cpu":
             keep_freed_memory()
         own: list[Callback] = [LesionGate()] if self.subcommand == "fit" else []

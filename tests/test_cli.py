@@ -106,11 +106,18 @@ def test_a_run_may_go_by_a_metric_of_training(shards, folder):
 
 
 @pytest.mark.parametrize(
-    "words", [("check_val_every_n_epoch", "2"), ("val_check_interval", "0.5")], ids=lambda w: w[0]
+    "words",
+    [
+        ["--trainer.check_val_every_n_epoch", "2"],
+        ["--trainer.val_check_interval", "0.5"],
+        ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "3"],
+        ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "6"],
+    ],
+    ids=" ".join,
 )
 def test_the_best_epoch_is_that_of_its_last_validation(shards, folder, words):
     goal = ["--checkpoint.monitor", "val_log_loss", "--checkpoint.mode", "min"]
-    fit(shards, f"--trainer.{words[0]}", words[1], *goal, "--predict_after_fit", "false", epochs=5)
+    fit(shards, *words, *goal, "--predict_after_fit", "false", epochs=5)
     run = folder / "runs/melanoma/version_0"
     losses = pd.read_csv(run / "metrics.csv")["val_log_loss"]
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
@@ -121,9 +128,12 @@ def test_the_best_epoch_is_that_of_its_last_validation(shards, folder, words):
 
 def test_an_epoch_that_ends_unvalidated_is_one_line(shards, folder, capsys):
     words = ["fit", "--data.train", str(shards), *SMALL, "--trainer.max_epochs", "1"]
-    for interval in ("0.7", "2"):
+    for interval in ("0.7", "2", "00:00:00:01"):
         line = error_of(capsys, *words, "--trainer.val_check_interval", interval)
         assert "val_check_interval: expected batches that divide the 3 of an epoch" in line
+    line = error_of(capsys, *words, "--trainer.val_check_interval", "5")
+    assert "(5) must be less than or equal to the number of the training batches (3)" in line
+    assert not (folder / "runs").exists()
 
 
 def test_two_runs_with_one_seed_are_identical(shards, folder):
@@ -181,8 +191,15 @@ def test_a_run_goes_on_from_within_its_folder(shards, folder, monkeypatch):
     fit(shards.resolve(), *words, "--trainer.default_root_dir", str(folder / "runs"), epochs=1)
     monkeypatch.chdir(folder / "runs/melanoma/version_0/checkpoints")
     main(["fit", "--ckpt_path", "last.ckpt", "--trainer.max_epochs", "2"])
-    again = (folder / "runs/melanoma/version_1/config.yaml").read_text()
-    assert "gradient_clip_val: 0.5" in again
+    # A link to another disk.
+    monkeypatch.chdir(folder)
+    kept = (folder / "runs/melanoma/version_0/checkpoints").rename(folder / "elsewhere")
+    (folder / "runs/melanoma/version_0/checkpoints").symlink_to(kept)
+    last = "runs/melanoma/version_0/checkpoints/last.ckpt"
+    main(["fit", "--ckpt_path", last, "--trainer.max_epochs", "2"])
+    for version in (1, 2):
+        again = (folder / f"runs/melanoma/version_{version}/config.yaml").read_text()
+        assert "gradient_clip_val: 0.5" in again
 
 
 def test_settings_of_a_run_that_are_not_there_are_missed(shards, folder, capsys):
@@ -600,6 +617,7 @@ def error_of(capsys, *words) -> str:
         (["fit", "--trainer.gradient_clip_val", "-1"], "expected at least 0, found -1"),
         (["fit", "--trainer.limit_train_batches", "0"], "expected batches to train on, found 0"),
         (["fit", "--trainer.precision", "bf16-true"], "trainer.precision: expected 32-true, "),
+        (["fit", "--trainer.precision", "64-true"], "found 64-true; parameters are float32"),
         (["fit", "--trainer.enable_checkpointing", "false"], "enable_checkpointing=False"),
         (["fit", "--trainer.accelerator", "mps"], "MPSAccelerator"),
         (["fit", "--seed_everything", "-3"], "-3 is not in bounds"),

@@ -6,6 +6,7 @@ and masked, in every epoch. `data.pixel_memory` and `data.pixel_files` keep pixe
 they may take.
 """
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -24,6 +25,8 @@ from lightning_melanoma.records.storage import cache_dir
 CacheKind = Literal["none", "ram", "disk"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+# Share of the available memory that is taken before it is known whether all pixels fit.
+_EARLY_SHARE = 0.8
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # Where a container finds what it may use, and uses.
 _CGROUP = Path("/sys/fs/cgroup")
@@ -126,11 +129,14 @@ class CacheSettings(NamedTuple):
             folder = self._made_folder()
             free = shutil.disk_usage(folder).free
             return EarlyFiles(folder, image_size, min(free, self.size or free))
-        available = _available_memory() if self.kind == "ram" else None
+        # Each process of several keeps its own, and the index is built by one of them.
+        available = _available_memory() if self.kind == "ram" and num_processes == 1 else None
         if available is None:
             return None
+        # What is left is for the index itself, and for the bytes that are being read.
+        room = int(available * _EARLY_SHARE)
         try:
-            return EarlyMemory(image_size, min(available // num_processes, self.size or available))
+            return EarlyMemory(image_size, min(room, self.size or room))
         except OSError:
             # A system that reserves nothing that is not to be used: the first epoch reads again.
             return None
@@ -199,7 +205,10 @@ def parse_size(size: int | str | None) -> int | None:
     units = _UNITS | _BINARY_UNITS
     if found is None or found[2] not in units or float(found[1]) == 0:
         raise ValueError(f"data.cache_size: expected bytes, such as 8GB, found {size}")
-    return int(float(found[1]) * units[found[2]])
+    size_in_bytes = float(found[1]) * units[found[2]]
+    if not math.isfinite(size_in_bytes):
+        raise ValueError(f"data.cache_size: expected bytes, such as 8GB, found {found[1][:9]}...")
+    return int(size_in_bytes)
 
 
 def _bytes_taken(path: Path) -> int:

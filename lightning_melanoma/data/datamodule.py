@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from lightning_melanoma.data.cache import CacheKind, CacheSettings, parse_size
 from lightning_melanoma.data.dataset import MelanomaDataset
 from lightning_melanoma.data.draws import run_seed
-from lightning_melanoma.data.early_pixels import EarlyPixels
 from lightning_melanoma.data.loader import MelanomaLoader
 from lightning_melanoma.data.processes import first_process_first
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import Sampling, class_counts
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
+from lightning_melanoma.data.split_caches import SplitCaches
 from lightning_melanoma.data.splits import FoldRule, check_test_shards
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split
@@ -113,8 +113,11 @@ class MelanomaDataModule(pl.LightningDataModule):
         self._splits: dict[str, Split] = {}
         self._loaders: dict[str, MelanomaLoader] = {}
         self._skipped = SkippedRecords()
-        self._cache = CacheSettings(cache, parse_size(cache_size), cache_dir)
-        self._early: EarlyPixels | None = None
+        self._caches = SplitCaches(
+            CacheSettings(cache, parse_size(cache_size), cache_dir),
+            image_size=image_size,
+            num_workers=num_workers,
+        )
 
     def prepare_data(self) -> None:
         """Make the demo data if it is wanted, in one process a host."""
@@ -161,12 +164,8 @@ class MelanomaDataModule(pl.LightningDataModule):
             hparams = self.hparams
             size = hparams["image_size"]
             num_workers = hparams["num_workers"]
-            cache = None
             # Test shards are read once.
-            if split != "test":
-                cache = self._cache.open(
-                    self._splits[split], size, num_workers=num_workers, early=self._early
-                )
+            cache = None if split == "test" else self._caches.take(split, self._splits[split])
             dataset = MelanomaDataset(
                 self._splits[split].table,
                 self._splits[split].shards,
@@ -214,7 +213,7 @@ class MelanomaDataModule(pl.LightningDataModule):
         for name, split in self._splits.items():
             loader = self._loaders.pop(name, None)
             self._skipped.report(name, split, loader.skipped if loader else ())
-        self._early = None
+        self._caches.clear()
         log_repeated()
 
     def _ensure(self, split: SplitName) -> None:
@@ -251,14 +250,11 @@ class MelanomaDataModule(pl.LightningDataModule):
         )
 
     def _setup_training(self) -> None:
-        trainer, size = self.trainer, self.hparams["image_size"]
-        num_processes = trainer.world_size // trainer.num_nodes if trainer else 1
-        early = self._early = self._cache.early(size, num_processes=num_processes)
-        train, val = self._selection.read_training(early.keep if early else None)
-        self._cache.check(
-            len(train.table) + len(val.table), size, num_processes=num_processes, early=early
+        trainer = self.trainer
+        self._splits["train"], self._splits["val"] = self._caches.read_training(
+            self._selection.read_training,
+            num_processes=trainer.world_size // trainer.num_nodes if trainer else 1,
         )
-        self._splits["train"], self._splits["val"] = train, val
 
 
 def _at_least(lowest: int, **settings: int) -> None:

@@ -83,7 +83,7 @@ class EarlyMemory:
 
     Args:
         image_size: pixels of a side.
-        room: bytes that may be taken: reserved at once, taken image by image.
+        room: bytes of pixels that may be kept; memory is reserved at once, taken image by image.
 
     Raises:
         OSError: the system does not reserve so much.
@@ -93,8 +93,12 @@ class EarlyMemory:
         self._shape = (image_size, image_size, 3)
         # Whole pages each, so that each can be given back by itself.
         self._stride = -(-image_size * image_size * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._num_slots = room // self._stride
-        self._memory = mmap.mmap(-1, max(room, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._num_slots = room // (image_size * image_size * 3)
+        self._memory = mmap.mmap(
+            -1,
+            max(self._num_slots, 1) * self._stride,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+        )
         self._lock = threading.Lock()
         self._num_taken = 0
         # By the shard's URL and the record's number.
@@ -121,6 +125,7 @@ class EarlyMemory:
     def undo(self) -> None:
         """Do as `EarlyPixels`."""
         self._slots.clear()
+        self._memory.madvise(mmap.MADV_DONTNEED)
 
     def hand_over(
         self, places: NDArray[np.int64], shards: Sequence[Shard], cache: MemoryCache

@@ -109,6 +109,12 @@ class Exclusion:
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(f"exclude: expected a text file, found other bytes: {path}") from error
+        try:
+            self._take(lines, path)
+        except csv.Error as error:
+            raise ValueError(f"exclude {path}: expected ids or a CSV, found {error}") from error
+
+    def _take(self, lines: list[str], path: str) -> None:
         first = lines[0] if lines else ""
         if "image_name" not in next(csv.reader([first])):
             _check_is_id(first.strip(), path)

@@ -122,7 +122,13 @@ def scan_records(stream: BinaryIO, shard: str) -> Iterator[Record | CorruptRecor
         except CorruptRecordError as error:
             yield error
             return
-        frame = header + stream.read(length + _FOOTER.size)
+        try:
+            frame = header + stream.read(length + _FOOTER.size)
+        except (MemoryError, OverflowError):
+            # The checksum of a length may be right, and no file so large.
+            reason = f"expected a record that memory can hold, found one of {length} bytes"
+            yield CorruptRecordError(shard, number, offset, reason)
+            return
         try:
             yield Record(number, offset, unframe(frame, shard=shard, record=number, offset=offset))
         except CorruptRecordError as error:

@@ -146,7 +146,6 @@ class MelanomaClassifier(JudgedModule):
 
     def on_train_start(self) -> None:
         """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
-        super().on_train_start()
         for name, gradient in self._gradients.items():
             parameter = self.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
@@ -229,13 +228,16 @@ class MelanomaClassifier(JudgedModule):
         """Return the optimizer and its schedule, a factor a step.
 
         Raises:
-            ValueError: the training has no end that the schedule could be laid over.
+            ValueError: the training has no end that the schedule could be laid over, or epochs end
+                without a validation.
         """
         hparams, trainer = self.hparams, self.trainer
         num_steps = trainer.estimated_stepping_batches
         if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
             # Of a training that is counted in steps Lightning has not asked for the loader yet.
             trainer.fit_loop.setup_data()
+        # The number of steps is known from here on, and nothing has been written yet.
+        self.check_validations()
         return scheduled_optimizer(
             self.parameter_groups(),
             optimizer=hparams["optimizer"],

@@ -33,23 +33,24 @@ class JudgedModule(pl.LightningModule):
         """Whether training mixes images, so that their targets are soft."""
         return False
 
-    def on_train_start(self) -> None:
+    def check_validations(self) -> None:
         """Check that epochs end with a validation, since that is what they are judged by.
 
         Raises:
-            ValueError: some would not.
+            ValueError: one that is validated would not.
         """
         trainer = self.trainer
         num_batches, interval = trainer.num_training_batches, trainer.val_check_batch
         # Infinite: at the end of an epoch that nobody knows yet.
         if not trainer.enable_validation or interval == math.inf:
             return
-        counts_across_epochs = trainer.check_val_every_n_epoch is None
-        if counts_across_epochs or interval is None or num_batches % interval:
+        # Several epochs may have one validation.
+        if interval is None or (num_batches % interval and interval % num_batches):
+            found = "a time" if interval is None else f"{interval:g}"
             raise ValueError(
                 "trainer.val_check_interval: expected batches that divide the "
                 f"{num_batches:g} of an epoch, whose last validation it is judged by, found "
-                f"{trainer.val_check_interval}; give 1.0, or a number that does"
+                f"{found}; give a number that does"
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401

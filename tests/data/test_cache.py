@@ -154,7 +154,7 @@ def test_sizes_are_read_as_people_write_them(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "much", "8XB", "-1", 0, "8 G B", "8ib"])
+@pytest.mark.parametrize("text", ["", "much", "8XB", "-1", 0, "8 G B", "8ib", "9" * 400])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match=r"data.cache_size: expected bytes, such as 8GB, found"):
         parse_size(text)
@@ -281,8 +281,8 @@ def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp
 
 def test_early_pixels_in_memory_are_handed_over_to_the_tables_that_have_their_rows():
     shards = [Shard(f"gs://bucket/train0{number}.tfrec", 1000, "") for number in range(2)]
-    # A page for each of five images: the last has no room.
-    early = EarlyMemory(32, room=5 * mmap.PAGESIZE)
+    # Pixels of five images: the last has no room. A page each is taken.
+    early = EarlyMemory(32, room=5 * 32 * 32 * 3)
     for record, image in enumerate([b"no image", jpeg(1), jpeg(2)]):
         for shard in shards:
             early.keep(shard, record, image)
@@ -308,6 +308,12 @@ def test_memory_that_early_pixels_take_counts_as_available(monkeypatch):
     with pytest.raises(ValueError, match=r"data.cache ram: expected memory"):
         ram.check(7, 32, early=early)
     assert early.bytes_kept == 0
+
+
+def test_processes_that_share_memory_keep_no_early_pixels_in_it():
+    ram = CacheSettings("ram", None, None)
+    assert ram.early(32) is not None
+    assert ram.early(32, num_processes=2) is None
 
 
 def test_early_pixels_of_a_cache_that_does_not_fit_are_removed(shards, tmp_path):

@@ -89,6 +89,7 @@ def test_a_place_leaves_the_other_copy_of_an_image(tmp_path):
         (b"isic_id,target\na,1\n", ValueError, "a line, found the first line 'isic_id,target'"),
         (b"image_name;reason\na;ids\n", ValueError, "commas between columns, or an id a line"),
         (b"id\treason\na\tids\n", ValueError, "expected a column `image_name`"),
+        (b"image_name\n" + b"a" * 200_000, ValueError, "field larger than field limit"),
         (b",image,target\n0,a,1\n", ValueError, "expected a column `image_name`"),
     ],
 )

@@ -1,5 +1,6 @@
 import io
 import pickle
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lightning_melanoma.records.reader import ShardReader
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
     CorruptRecordError,
+    masked_crc32c,
     read_records,
     scan_records,
     unframe,
@@ -81,6 +83,15 @@ def test_what_is_written_is_read(tmp_path_factory, payloads):
     path = tmp_path_factory.mktemp("shards") / "shard.tfrec"
     assert write_shard(path, payloads) == len(payloads)
     assert payloads_of(path) == payloads
+
+
+@pytest.mark.parametrize("length", [2**50, 2**63])
+def test_a_length_beyond_all_memory_is_damage(tmp_path, length):
+    stored = struct.pack("<Q", length)
+    path = tmp_path / "train.tfrec"
+    path.write_bytes(stored + struct.pack("<I", masked_crc32c(stored)) + b"some bytes")
+    with pytest.raises(CorruptRecordError, match=f"memory can hold, found one of {length} bytes"):
+        payloads_of(path)
 
 
 def test_every_flipped_bit_and_every_truncation_is_detected(tmp_path):
