@@ -133,7 +133,7 @@ def test_an_epoch_that_ends_unvalidated_is_one_line(shards, folder, capsys):
         assert "val_check_interval: expected batches that divide the 3 of an epoch" in line
     line = error_of(capsys, *words, "--trainer.val_check_interval", "5")
     assert "(5) must be less than or equal to the number of the training batches (3)" in line
-    assert not (folder / "runs").exists()
+    assert not files(folder / "runs")
 
 
 def test_two_runs_with_one_seed_are_identical(shards, folder):
@@ -216,7 +216,7 @@ def test_a_run_that_named_its_logger_goes_on_there(shards, folder):
     last = folder / "logs/mine/version_0/checkpoints/last.ckpt"
     main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", "2"])
     assert (folder / "logs/mine/version_1/checkpoints/last.ckpt").is_file()
-    assert not (folder / "runs").exists()
+    assert not files(folder / "runs")
 
 
 def test_a_fine_tuned_model_goes_on_without_the_weights_that_it_began_with(shards, folder):
@@ -479,7 +479,7 @@ def test_ctrl_c_ahead_of_the_training_leaves_no_demo_data_in_part(folder):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not list(folder.glob("cache/*"))
-    assert not (folder / "runs").exists()
+    assert not files(folder / "runs")
 
 
 def test_a_run_in_the_background_leaves_ctrl_c_to_others(monkeypatch):
