@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from lightning_melanoma.xla.batch_norm import use_lean_batch_norm
 from lightning_melanoma.xla.estimate import Step, StepEstimate, estimate_step
 from lightning_melanoma.xla.estimate_table import format_table
 from lightning_melanoma.xla.optimizer import clip_gradients, make_state, use_lean_adamw
+from lightning_melanoma.xla.pjrt import check_installed
 
 _NEEDED = ("torch_xla", "jax", "libtpu")
 _BFLOAT16 = ("bf16-mixed", "bf16")
@@ -147,6 +148,7 @@ def run_estimate(words: Sequence[str]) -> str:
             f"estimate: expected the packages of the extra `estimate`, found no {missing[0]}; "
             "pip install 'lightning_melanoma[estimate]' (Linux, Python 3.11 or 3.12)"
         )
+    check_installed()
     if options.worker:
         _work(options, settings)
         return ""
@@ -162,8 +164,14 @@ def run_estimate(words: Sequence[str]) -> str:
     return format_table(rows)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # In place of several lines and an end of its own.
+        raise ValueError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lightning-melanoma estimate", allow_abbrev=False)
+    parser = _Parser("lightning-melanoma estimate", allow_abbrev=False)
     parser.add_argument("--topology", nargs="+", default=["v5e:2x4"], help="such as v5e:2x4 v3:2x2")
     parser.add_argument("--json", type=Path, help="where to write the figures, a list of objects")
     parser.add_argument("--skip_largest", action="store_true", help="one compilation, not two")

@@ -40,6 +40,7 @@ class CompilationWatch(pl.Callback):
         self._is_on = False
         self._num_at_start = self._num_seen = self._num_late = 0
         self._num_trained = self._num_allowed = 0
+        self._was_alone = False
         self._recorder = StepRecorder()
         # What is being recorded: its kind, and where that is, in words.
         self._stage, self._place = "", ""
@@ -54,6 +55,7 @@ class CompilationWatch(pl.Callback):
         self._is_on = trainer.strategy.root_device.type == "xla"
         self._num_at_start = self._num_seen = num_programs()
         self._num_late = self._num_trained = 0
+        self._was_alone = False
         self._stage = ""
         # This run may be of another model than the last.
         self._num_steps.clear()
@@ -92,7 +94,13 @@ class CompilationWatch(pl.Callback):
         if isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
             self._recorder.look_at(outputs["loss"])
         num_trained = sum(parameter.requires_grad for parameter in pl_module.parameters())
-        self._num_allowed = int(num_trained != self._num_trained)
+        is_new = num_trained != self._num_trained
+        # An epoch's last batch has no other to accumulate with: it steps with its gradients alone.
+        num_accumulated = trainer.accumulate_grad_batches
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        is_alone = is_last and num_accumulated > 1 and batch_idx % num_accumulated == 0
+        self._num_allowed = int(is_new or (is_alone and not self._was_alone))
+        self._was_alone = is_alone or (self._was_alone and not is_new)
         self._num_trained = num_trained
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

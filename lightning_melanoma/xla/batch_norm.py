@@ -11,6 +11,7 @@ operations has the compiler touch 0.6 % fewer bytes, and takes the host 15 times
 it would starve a fast chip.
 """
 
+import functools
 import importlib
 import warnings
 from typing import Any
@@ -82,7 +83,7 @@ def _by_statistics(
     *,
     eps: float,
 ) -> Tensor:
-    scale = (variance + eps).rsqrt()
+    scale = (variance + _as_tensor(eps, variance.dtype, variance.device)).rsqrt()
     if weight is not None:
         scale = scale * weight
     shift = -mean * scale
@@ -90,3 +91,13 @@ def _by_statistics(
         shift = shift + bias
     shape = (-1, *[1] * (x.ndim - 2))
     return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+
+@functools.cache
+def _as_tensor(eps: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as (1,), made once.
+
+    Equal numbers of a program are one argument: a plain one would make another program of the step
+    whose learning rate is the same.
+    """
+    return torch.tensor([eps], dtype=dtype).to(device)

@@ -63,8 +63,8 @@ def start() -> int:
     """Start PJRT in SPMD mode, once in a process, and return the devices of all hosts together.
 
     Raises:
-        ValueError: torch_xla is missing or does not fit, or this process used it, or autograd, in a
-            way that PJRT cannot follow.
+        ValueError: torch_xla is missing or does not fit, PJRT has no such device, or this process
+            used torch_xla, or autograd, in a way that PJRT cannot follow.
     """
     check_installed()
     if pjrt_has_tpu():
@@ -85,7 +85,18 @@ def start() -> int:
             )
         runtime.use_spmd()
         _cache_programs(runtime)
-    num_devices = int(runtime.global_runtime_device_count())
+    try:
+        num_devices = int(runtime.global_runtime_device_count())
+    except RuntimeError as error:
+        raise ValueError(
+            f"PJRT_DEVICE: expected TPU or CPU, found {os.environ['PJRT_DEVICE']} ({error}); set "
+            "it to one that is there"
+        ) from error
+    if num_devices < 1:
+        raise ValueError(
+            "CPU_NUM_DEVICES: expected a number above 0, found "
+            f"{os.environ.get('CPU_NUM_DEVICES')}; PJRT has no device"
+        )
     _check_autograd()
     return num_devices
 

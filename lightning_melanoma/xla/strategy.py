@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.profilers import XLAProfiler
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -113,6 +114,11 @@ class SPMDStrategy(HostStrategy):
 
     @override
     def setup(self, trainer: pl.Trainer) -> None:
+        if isinstance(trainer.profiler, XLAProfiler):  # type: ignore[attr-defined]  # Lightning's
+            raise ValueError(
+                "trainer.profiler: expected none, simple, advanced or pytorch with strategy "
+                f"{STRATEGY_NAME}, found XLAProfiler; within its scopes no program can be sent off"
+            )
         super().setup(trainer)
         use_lean_averages(trainer, self.mesh)
 

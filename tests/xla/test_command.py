@@ -68,6 +68,7 @@ def test_a_fit_opens_no_socket(fit, words):
         (["--trainer.devices", "2"], "trainer.devices: expected auto or 4"),
         (["--trainer.precision", "bf16-true"], "expected 32-true or bf16-mixed on XLA"),
         (["--trainer.precision", "16-mixed"], "give bf16-mixed"),
+        (["--trainer.profiler", "XLAProfiler"], "trainer.profiler: expected none, simple, "),
         (["--data.batch_size", "6"], "rows that the 4 devices of this host divide, found 6"),
     ],
 )
@@ -76,6 +77,20 @@ def test_what_xla_cannot_do_is_one_line(fit, words, message):
     lines = [line for line in errors.splitlines() if "error:" in line]
     assert len(lines) == 1
     assert message in lines[0]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"PJRT_DEVICE": "FOO"}, "PJRT_DEVICE: expected TPU or CPU, found FOO"),
+        ({"CPU_NUM_DEVICES": "0"}, "CPU_NUM_DEVICES: expected a number above 0, found 0"),
+    ],
+)
+def test_a_device_that_pjrt_does_not_have_is_one_line(fit, environment, message):
+    errors = fit(*ON_XLA, status=2, **environment)
+    (line,) = [line for line in errors.splitlines() if "error:" in line]
+    assert message in line
     assert "Traceback" not in errors
 
 

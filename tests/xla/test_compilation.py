@@ -6,6 +6,7 @@ from lightning_melanoma.xla.compilation import StepRecord, difference
 
 #: Runs that compile nothing in steady state, beside what unfreezing is allowed.
 CALM = ["unfrozen", "unfrozen SGD", "none", "accumulated", "bfloat16", "late validation", "EMA"]
+CALM += ["left over", "rate of eps"]
 #: What changes, mostly in the third epoch, and how the warning names it.
 CHANGES = {
     "batch": "images from float32 (8, 3, 8, 8) to float32 (4, 3, 8, 8), targets from float32 (8,)",

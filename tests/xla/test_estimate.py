@@ -110,6 +110,7 @@ def test_the_table_has_a_column_a_topology(estimated):
     [
         (["--topology", "v5e:3x5"], "libtpu does not know v5e:3x5"),
         (["--data.batch_size", "6"], "expected a multiple of 8"),
+        (["--topology"], "argument --topology: expected at least one argument"),
         (["--trainer.precision", "16-mixed"], "expected bf16-mixed or 32-true"),
     ],
 )

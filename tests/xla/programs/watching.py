@@ -18,6 +18,9 @@ from lightning_melanoma.xla.registry import register
 
 # Rows that the loss is of.
 _CROPS = {"shape": 6, "other shape": 5}
+_EPS = 1e-3
+# Batches whose gradients are accumulated; of four, one is left over by three.
+_ACCUMULATED = {"accumulated": 2, "left over": 3}
 
 
 class Batches:
@@ -43,11 +46,12 @@ class Model(pl.LightningModule):
 
     def __init__(self, change):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten())
+        norm = nn.BatchNorm2d(4, eps=_EPS)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm, nn.Flatten())
         self.head = nn.Linear(144, 1)
         self.change = change
         self.kept = []
-        if change.startswith("unfrozen"):
+        if change in ("unfrozen", "unfrozen SGD", "rate of eps"):
             self.body.requires_grad_(False)
 
     def loss(self, batch, crop=8):
@@ -59,6 +63,10 @@ class Model(pl.LightningModule):
     def on_train_epoch_start(self):
         if self.change.startswith("unfrozen") and self.current_epoch == 2:
             self.body.requires_grad_(True)
+        if self.change == "rate of eps":
+            self.body.eval()
+            rate = {0: 0.5, 1: 0.8, 2: 1.0, 3: 0.9}[self.current_epoch] * _EPS
+            self.trainer.optimizers[0].param_groups[0]["lr"] = rate
 
     def training_step(self, batch, batch_idx):
         when = (0, 2) if self.change.startswith("early") else (2, 1)
@@ -114,7 +122,7 @@ def run(change):
         precision="bf16-mixed" if change == "bfloat16" else "32-true",
         gradient_clip_val=1.0,
         max_epochs=4,
-        accumulate_grad_batches=2 if change == "accumulated" else 1,
+        accumulate_grad_batches=_ACCUMULATED.get(change, 1),
         check_val_every_n_epoch=3 if change == "late validation" else 1,
         callbacks=[
             CompilationWatch(strict=bool(is_strict)),
