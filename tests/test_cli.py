@@ -136,6 +136,12 @@ def test_an_epoch_that_ends_unvalidated_is_one_line(shards, folder, capsys):
     assert not files(folder / "runs")
 
 
+def test_a_training_without_an_end_is_one_line(shards, folder, capsys):
+    words = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:09"]
+    line = error_of(capsys, "fit", "--data.train", str(shards), *SMALL, *words)
+    assert "trainer.max_epochs: expected a number for the schedule to end at" in line
+
+
 def test_two_runs_with_one_seed_are_identical(shards, folder):
     fit(shards, "--model.augment", "strong")
     fit(shards, "--model.augment", "strong")
@@ -321,7 +327,6 @@ def test_too_few_melanomas_leave_the_prior_correction_and_are_said(shards, folde
     assert "no more, which is not exact with focal loss" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_auroc_of_a_single_melanoma_has_no_interval(shards, folder, capsys):
     # One of four is a melanoma.
     write_shards(folder / "one", num_shards=1, num_records=4, start=800)
@@ -329,6 +334,7 @@ def test_the_auroc_of_a_single_melanoma_has_no_interval(shards, folder, capsys):
     assert re.search(r"val.csv: 4 rows, AUROC \d\.\d{3} \(1 melanomas\)", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_balanced_weights_are_undone_on_images_that_nobody_fitted(folder):
     main(["synthesize", "--out", "demo", "--image_size", "64"])
     words = ["--data.train", "demo", "--data.test", "demo", "--trainer.max_epochs", "6"]

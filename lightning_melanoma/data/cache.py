@@ -135,11 +135,7 @@ class CacheSettings(NamedTuple):
             return None
         # What is left is for the index itself, and for the bytes that are being read.
         room = int(available * _EARLY_SHARE)
-        try:
-            return EarlyMemory(image_size, min(room, self.size or room))
-        except OSError:
-            # A system that reserves nothing that is not to be used: the first epoch reads again.
-            return None
+        return EarlyMemory(image_size, min(room, self.size or room))
 
     def _check(
         self, num_images: int, image_size: int, num_processes: int, early: EarlyPixels | None

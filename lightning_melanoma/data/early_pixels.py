@@ -18,6 +18,9 @@ from lightning_melanoma.data.pixel_files import pixel_file, write_record
 from lightning_melanoma.data.pixel_memory import MemoryCache
 from lightning_melanoma.records.storage import Shard
 
+# Images whose memory is asked of the system at once.
+_SLOTS_A_BLOCK = 64
+
 
 class EarlyPixels(Protocol):
     """Decodes and keeps images by shard and record, since no table has them yet."""
@@ -83,22 +86,15 @@ class EarlyMemory:
 
     Args:
         image_size: pixels of a side.
-        room: bytes of pixels that may be kept; memory is reserved at once, taken image by image.
-
-    Raises:
-        OSError: the system does not reserve so much.
+        room: bytes that may be taken.
     """
 
     def __init__(self, image_size: int, room: int) -> None:
         self._shape = (image_size, image_size, 3)
         # Whole pages each, so that each can be given back by itself.
         self._stride = -(-image_size * image_size * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._num_slots = room // (image_size * image_size * 3)
-        self._memory = mmap.mmap(
-            -1,
-            max(self._num_slots, 1) * self._stride,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-        )
+        self._num_slots = room // self._stride
+        self._blocks: list[mmap.mmap] = []
         self._lock = threading.Lock()
         self._num_taken = 0
         # By the shard's URL and the record's number.
@@ -115,6 +111,9 @@ class EarlyMemory:
             slot = self._num_taken
             if slot == self._num_slots:
                 return
+            if slot == len(self._blocks) * _SLOTS_A_BLOCK:
+                size = _SLOTS_A_BLOCK * self._stride
+                self._blocks.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
             self._num_taken += 1
         try:
             decode_into(image, self._pixels(slot))
@@ -125,7 +124,8 @@ class EarlyMemory:
     def undo(self) -> None:
         """Do as `EarlyPixels`."""
         self._slots.clear()
-        self._memory.madvise(mmap.MADV_DONTNEED)
+        self._blocks.clear()
+        self._num_slots = self._num_taken
 
     def hand_over(
         self, places: NDArray[np.int64], shards: Sequence[Shard], cache: MemoryCache
@@ -142,8 +142,11 @@ class EarlyMemory:
             if slot is None:
                 continue
             cache.write(row, self._pixels(slot))
-            self._memory.madvise(mmap.MADV_DONTNEED, slot * self._stride, self._stride)
+            block, place = divmod(slot, _SLOTS_A_BLOCK)
+            self._blocks[block].madvise(mmap.MADV_DONTNEED, place * self._stride, self._stride)
 
     def _pixels(self, slot: int) -> NDArray[np.uint8]:
+        block, place = divmod(slot, _SLOTS_A_BLOCK)
         size = int(np.prod(self._shape))
-        return np.frombuffer(self._memory, np.uint8, size, slot * self._stride).reshape(self._shape)
+        pixels = np.frombuffer(self._blocks[block], np.uint8, size, place * self._stride)
+        return pixels.reshape(self._shape)

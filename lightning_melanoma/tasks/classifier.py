@@ -236,8 +236,9 @@ class MelanomaClassifier(JudgedModule):
         if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
             # Of a training that is counted in steps Lightning has not asked for the loader yet.
             trainer.fit_loop.setup_data()
-        # The number of steps is known from here on, and nothing has been written yet.
-        self.check_validations()
+        if math.isfinite(num_steps):
+            # The number of batches is known from here on, and nothing has been written yet.
+            self.check_validations()
         return scheduled_optimizer(
             self.parameter_groups(),
             optimizer=hparams["optimizer"],

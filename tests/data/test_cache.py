@@ -281,8 +281,8 @@ def test_early_pixels_take_the_room_that_there_is_and_leave_what_is_no_image(tmp
 
 def test_early_pixels_in_memory_are_handed_over_to_the_tables_that_have_their_rows():
     shards = [Shard(f"gs://bucket/train0{number}.tfrec", 1000, "") for number in range(2)]
-    # Pixels of five images: the last has no room. A page each is taken.
-    early = EarlyMemory(32, room=5 * 32 * 32 * 3)
+    # A page for each of five images: the last has no room.
+    early = EarlyMemory(32, room=5 * mmap.PAGESIZE)
     for record, image in enumerate([b"no image", jpeg(1), jpeg(2)]):
         for shard in shards:
             early.keep(shard, record, image)
@@ -310,7 +310,8 @@ def test_memory_that_early_pixels_take_counts_as_available(monkeypatch):
     assert early.bytes_kept == 0
 
 
-def test_processes_that_share_memory_keep_no_early_pixels_in_it():
+def test_processes_that_share_memory_keep_no_early_pixels_in_it(monkeypatch):
+    monkeypatch.setattr(cache_module, "_available_memory", lambda: 10**6)
     ram = CacheSettings("ram", None, None)
     assert ram.early(32) is not None
     assert ram.early(32, num_processes=2) is None
