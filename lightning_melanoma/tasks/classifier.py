@@ -141,8 +141,14 @@ class MelanomaClassifier(JudgedModule):
         return probabilities_of(logits, self.calibration.log_odds(logits))
 
     def on_fit_start(self) -> None:
-        """Forget the calibration of the weights that are about to change."""
+        """Forget the calibration of the weights that are about to change.
+
+        Raises:
+            ValueError: epochs would end without a validation.
+        """
         self.calibration = None
+        # The number of batches is known by now, and nothing has been written yet.
+        self.check_validations()
 
     def on_train_start(self) -> None:
         """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
@@ -228,17 +234,13 @@ class MelanomaClassifier(JudgedModule):
         """Return the optimizer and its schedule, a factor a step.
 
         Raises:
-            ValueError: the training has no end that the schedule could be laid over, or epochs end
-                without a validation.
+            ValueError: the training has no end that the schedule could be laid over.
         """
         hparams, trainer = self.hparams, self.trainer
         num_steps = trainer.estimated_stepping_batches
         if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
             # Of a training that is counted in steps Lightning has not asked for the loader yet.
             trainer.fit_loop.setup_data()
-        if math.isfinite(num_steps):
-            # The number of batches is known from here on, and nothing has been written yet.
-            self.check_validations()
         return scheduled_optimizer(
             self.parameter_groups(),
             optimizer=hparams["optimizer"],
