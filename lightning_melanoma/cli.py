@@ -184,8 +184,9 @@ class _AboveBars(logging.Handler):
 
 
 def _one_line(error: BaseException) -> str:
-    # Python's MemoryError says nothing.
-    text = " ".join(str(error).split()) or "expected more memory than this machine has"
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) and not text:
+        return "expected more memory than this machine has"
     # Of the parser's tries at `X | None`, only the one at X tells anything.
     text = re.sub(r"Does not validate against any of the Union subtypes .*? Errors: - ", "", text)
     return text.partition(" - Expected a <class 'NoneType'>")[0]

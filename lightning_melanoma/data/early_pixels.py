@@ -125,7 +125,6 @@ class EarlyMemory:
         """Do as `EarlyPixels`."""
         self._slots.clear()
         self._blocks.clear()
-        self._num_slots = self._num_taken
 
     def hand_over(
         self, places: NDArray[np.int64], shards: Sequence[Shard], cache: MemoryCache
