@@ -9,7 +9,12 @@ import pandas as pd
 
 from lightning_melanoma.explain.attribution import Method
 from lightning_melanoma.records.files import prepare_file, prepare_folder
-from lightning_melanoma.scoring.ensemble import Accelerator, load_member, run_members
+from lightning_melanoma.scoring.ensemble import (
+    Accelerator,
+    load_member,
+    run_members,
+    scoring_trainer,
+)
 from lightning_melanoma.scoring.explaining import check_explanations, explain_files
 from lightning_melanoma.scoring.files import find_images
 from lightning_melanoma.scoring.judging import basis_of, judge_files
@@ -82,12 +87,13 @@ def score(
         check_explanations(members, method=explain_by, layer=layer)
     basis = basis_of(members, sensitivity=sensitivity, miss_rate=miss_rate, prevalence=prevalence)
     files = find_images(_names(images, "images"))
+    trainer = scoring_trainer(accelerator)
     # The folder first: `out` may be in it, and must not be it.
     if explain is not None:
         prepare_folder(Path(explain), setting="explain")
     if out is not None:
         prepare_file(Path(out), setting="out")
-    said, faults = run_members(members, files, num_views=views, accelerator=accelerator)
+    said, faults = run_members(members, files, num_views=views, trainer=trainer)
     table = judge_files(files, faults, basis=basis, said=said, num_views=views)
     if out is not None:
         write_table(table, basis, Path(out))

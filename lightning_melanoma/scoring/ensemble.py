@@ -92,8 +92,42 @@ def load_member(path: str) -> Member:
     )
 
 
+def scoring_trainer(accelerator: Accelerator) -> pl.Trainer:
+    """Return what runs models over files, on one device or all devices of XLA.
+
+    Args:
+        accelerator: as the Trainer's setting.
+
+    Raises:
+        MisconfigurationException: Lightning's, there is no such device.
+    """
+    config = SimpleNamespace(
+        accelerator=accelerator,
+        strategy="auto",
+        devices="auto",
+        precision=None,
+        sync_batchnorm=False,
+        inference_mode=True,
+        use_distributed_sampler=False,
+    )
+    choose_device(config)
+    if config.accelerator == "cuda":
+        # Several cards would need several processes, each of which would score everything.
+        config.devices, config.strategy, config.sync_batchnorm = 1, "auto", False
+    if config.accelerator == "cpu":
+        config.devices = 1
+    with _quiet():
+        return pl.Trainer(
+            **vars(config),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[ImagesPerSecondBar()],
+        )
+
+
 def run_members(
-    members: Sequence[Member], paths: Sequence[str], *, num_views: int, accelerator: Accelerator
+    members: Sequence[Member], paths: Sequence[str], *, num_views: int, trainer: pl.Trainer
 ) -> tuple[list[MemberScores], dict[int, str]]:
     """Return what each checkpoint says of the files, and why files cannot be read.
 
@@ -103,7 +137,7 @@ def run_members(
         members: at least one.
         paths: of the files, at least one.
         num_views: symmetries of the square that are looked at, if calibration does not want more.
-        accelerator: as the Trainer's setting.
+        trainer: from `scoring_trainer`.
 
     Returns:
         One entry a member; faults by the file's place.
@@ -111,8 +145,6 @@ def run_members(
     Raises:
         ValueError: a model gives no finite logits.
     """
-    with _quiet():
-        trainer = _trainer(accelerator)
     scores: dict[int, MemberScores] = {}
     faults: dict[int, str] = {}
     for size in sorted({member.image_size for member in members}):
@@ -160,31 +192,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def _trainer(accelerator: Accelerator) -> pl.Trainer:
-    config = SimpleNamespace(
-        accelerator=accelerator,
-        strategy="auto",
-        devices="auto",
-        precision=None,
-        sync_batchnorm=False,
-        inference_mode=True,
-        use_distributed_sampler=False,
-    )
-    choose_device(config)
-    if config.accelerator == "cuda":
-        # Several cards would need several processes, each of which would score everything.
-        config.devices, config.strategy, config.sync_batchnorm = 1, "auto", False
-    if config.accelerator == "cpu":
-        config.devices = 1
-    return pl.Trainer(
-        **vars(config),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[ImagesPerSecondBar()],
-    )
 
 
 def _batch_size(num_files: int, trainer: pl.Trainer) -> int:

@@ -255,15 +255,20 @@ def test_what_the_user_got_wrong_is_one_line(folder, checkpoint, capsys, words, 
         (["--explain", "a.txt/b"], "explain: expected a place that can be written, found a.txt/b"),
         (["--explain", "s.csv"], "out: expected a file, found a folder: s.csv; name a file in it"),
         (["--prevalence", "1.5"], "prevalence: expected a share between 0 and 1, found 1.5"),
+        pytest.param(
+            ["--explain", "looked_at", "--accelerator", "cuda"],
+            "`CUDAAccelerator` can not run on your system",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without"),
+        ),
     ],
 )
 def test_nothing_is_scored_whose_outcome_would_be_lost(lesions, checkpoint, capsys, words, message):
     Path("old.csv").mkdir()
     Path("a.txt").write_text("not to be replaced")
     before = {"lesions", "old.csv", "a.txt"}
-    words = ["score", "lesions", "--ckpt_path", checkpoint, "--out", "s.csv", *words]
+    where = ["--accelerator", "cpu", "--out", "s.csv"]
     with pytest.raises(SystemExit) as exit_:
-        main([*words, "--accelerator", "cpu"])
+        main(["score", "lesions", "--ckpt_path", checkpoint, *where, *words])
     assert exit_.value.code == 2
     found = capsys.readouterr()
     assert message in found.err
