@@ -79,6 +79,7 @@ def score(
         FileNotFoundError: a path matches no file, or a checkpoint is not there.
         ValueError: a setting is out of its range, or the checkpoints do not support it.
         OSError: `out` or `explain` cannot be written.
+        MisconfigurationException: Lightning's, `accelerator` is not there.
     """
     if out is not None and Path(out).suffix not in _FORMATS:
         raise ValueError(f"out: expected a name that ends with .csv or .json, found {out}")
