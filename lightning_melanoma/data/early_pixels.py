@@ -113,7 +113,12 @@ class EarlyMemory:
                 return
             if slot == len(self._blocks) * _SLOTS_A_BLOCK:
                 size = _SLOTS_A_BLOCK * self._stride
-                self._blocks.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
+                try:
+                    self._blocks.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
+                except OSError:
+                    # The system gives less than it has: the first epoch reads the others again.
+                    self._num_slots = slot
+                    return
             self._num_taken += 1
         try:
             decode_into(image, self._pixels(slot))

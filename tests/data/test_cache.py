@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_melanoma.data import cache as cache_module
+from lightning_melanoma.data import early_pixels
 from lightning_melanoma.data.cache import CacheSettings, parse_size
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.dataset import MelanomaDataset
@@ -295,6 +296,15 @@ def test_early_pixels_in_memory_are_handed_over_to_the_tables_that_have_their_ro
         assert cache.read(np.arange(len(places)), out).tolist() == is_kept
         for (_, record), pixels in itertools.compress(zip(places, out, strict=True), is_kept):
             assert np.array_equal(pixels, decode_image(jpeg(record), 32))
+    assert early.bytes_kept == 0
+
+
+def test_early_pixels_that_the_system_gives_no_memory_for_are_left_out(monkeypatch):
+    # More than addresses can tell apart.
+    monkeypatch.setattr(early_pixels, "_SLOTS_A_BLOCK", 2**40)
+    early = EarlyMemory(32, room=5 * mmap.PAGESIZE)
+    for record in range(2):
+        early.keep(Shard("gs://bucket/train00.tfrec", 1000, ""), record, jpeg(record))
     assert early.bytes_kept == 0
 
 
