@@ -223,4 +223,5 @@ def _empty_batch(rows: int, image_size: int) -> Batch:
         valid=empty(dtype=torch.bool),
         draws=empty(NUM_DRAWS, dtype=torch.float32),
         rows=empty(dtype=torch.int64),
+        ages=empty(dtype=torch.float32),
     )

@@ -29,7 +29,7 @@ from lightning_melanoma.data.order import epoch_order
 from lightning_melanoma.data.pending import PendingBatch, Reading
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
-from lightning_melanoma.data.table import OnCorrupt
+from lightning_melanoma.data.table import OnCorrupt, known_ages
 from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.stopping import StoppablePool
 from lightning_melanoma.records.storage import Shard
@@ -106,6 +106,7 @@ class MelanomaDataset(IterableDataset[Batch]):
         self.start = 0
         self._keys = record_keys(table["image_name"])
         self._targets = table["target"].fillna(0).to_numpy(np.float32)
+        self._ages = known_ages(table).fillna(-1).to_numpy(np.float32)
         self._sampling = sampling
         shape = (batch_size // world_size, image_size, image_size, 3)
         # Besides those that are ahead, the one that is taken and the one that a step still holds.
@@ -236,7 +237,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         places = positions % self.num_records
         rows, repeats = order.rows[places], order.repeats[places]
         draws = record_draws(self.seed, self.epoch, self._keys[rows], repeats)
-        columns = (self._targets[rows], positions < self.num_records, draws, rows)
+        valid = positions < self.num_records
+        columns = (self._targets[rows], valid, draws, rows, self._ages[rows])
         fields = zip(*(torch.from_numpy(column).unbind() for column in columns), strict=True)
         yield from (Batch(_NO_IMAGES, *row) for row in fields)
 

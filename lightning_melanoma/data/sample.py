@@ -25,6 +25,7 @@ class Batch(NamedTuple):
         valid: (B,) bool, False for rows that only fill up the last batch.
         draws: (B, NUM_DRAWS) float32 in [0, 1), the random numbers of each record in this epoch.
         rows: (B,) int64, the row of each record in the split's table.
+        ages: (B,) float32, years of each patient, below 0 where unknown.
     """
 
     images: Tensor
@@ -32,3 +33,4 @@ class Batch(NamedTuple):
     valid: Tensor
     draws: Tensor
     rows: Tensor
+    ages: Tensor

@@ -24,6 +24,9 @@ OnCorrupt = Literal["raise", "skip"]
 # The metadata that are numbers; text that says one is taken for it.
 _NUMBERS = ("age_approx", "width", "height")
 
+# Years: what is above is no age.
+_OLDEST = 120
+
 _log = logging.getLogger(__name__)
 
 
@@ -111,6 +114,14 @@ def add_patients(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
         "",
         table["source"] + "/" + table["patient_id"].astype(str),
     )
+
+
+def known_ages(table: pd.DataFrame) -> "pd.Series[float]":
+    """Return the age of each row of a table with ``age_approx``, years, NaN where it is unknown."""
+    if "age_approx" not in table:
+        return pd.Series(np.nan, table.index)
+    # What is missing is -1 in shards of this field, and may be 999 in others' tables.
+    return table["age_approx"].where(table["age_approx"].between(0, _OLDEST)).astype(float)
 
 
 def require_targets(split: Split, what: str) -> None:

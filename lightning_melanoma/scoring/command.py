@@ -9,6 +9,7 @@ import pandas as pd
 
 from lightning_melanoma.explain.attribution import Method
 from lightning_melanoma.records.files import prepare_file, prepare_folder
+from lightning_melanoma.scoring.ages import read_ages
 from lightning_melanoma.scoring.ensemble import (
     Accelerator,
     load_member,
@@ -48,6 +49,7 @@ def score(
     miss_rate: float | None = None,
     prevalence: float | None = None,
     views: Literal[1, 4, 8] = 4,
+    metadata: str | None = None,
     out: str | None = None,
     explain: str | None = None,
     explain_by: Method = "grad_cam",
@@ -66,6 +68,8 @@ def score(
         prevalence: share of melanomas in the population that the images are from, where that is
             not the checkpoint's.
         views: symmetries of the image that the range is over; 1 for none.
+        metadata: a CSV with `image_name` (a file's name without its suffix) and `age_approx`, for
+            checkpoints that use the age.
         out: a .csv or .json file for the table.
         explain: a folder for a picture of each image, with what spoke for melanoma in it.
         explain_by: `grad_cam`, `integrated_gradients` or `occlusion`.
@@ -88,19 +92,21 @@ def score(
         check_explanations(members, method=explain_by, layer=layer)
     basis = basis_of(members, sensitivity=sensitivity, miss_rate=miss_rate, prevalence=prevalence)
     files = find_images(_names(images, "images"))
+    ages = read_ages(files, metadata, members)
     trainer = scoring_trainer(accelerator)
     # The folder first: `out` may be in it, and must not be it.
     if explain is not None:
         prepare_folder(Path(explain), setting="explain")
     if out is not None:
         prepare_file(Path(out), setting="out")
-    said, faults = run_members(members, files, num_views=views, trainer=trainer)
+    said, faults = run_members(members, files, ages, num_views=views, trainer=trainer)
     table = judge_files(files, faults, basis=basis, said=said, num_views=views)
     if out is not None:
         write_table(table, basis, Path(out))
     if explain is not None:
         explain_files(members, table, out_dir=Path(explain), method=explain_by, layer=layer)
-    return Scores(table, as_text(table, basis), exit_status=int(bool(faults)))
+    text = as_text(table, basis, num_without_age=int((ages < 0).sum()))
+    return Scores(table, text, exit_status=int(bool(faults)))
 
 
 def _names(paths: Sequence[str | Path] | str | Path | None, setting: str) -> list[str]:

@@ -60,6 +60,11 @@ class Member:
         tta = self.calibration.tta if self.calibration else self.classifier.hparams["tta"]
         return int(tta)
 
+    @property
+    def uses_age(self) -> bool:
+        """Whether the model has a term for the patient's age."""
+        return self.classifier.age_term is not None
+
 
 class MemberScores(NamedTuple):
     """What one checkpoint says of N files; NaN where a file cannot be read.
@@ -127,7 +132,12 @@ def scoring_trainer(accelerator: Accelerator) -> pl.Trainer:
 
 
 def run_members(
-    members: Sequence[Member], paths: Sequence[str], *, num_views: int, trainer: pl.Trainer
+    members: Sequence[Member],
+    paths: Sequence[str],
+    ages: NDArray[np.float32],
+    *,
+    num_views: int,
+    trainer: pl.Trainer,
 ) -> tuple[list[MemberScores], dict[int, str]]:
     """Return what each checkpoint says of the files, and why files cannot be read.
 
@@ -136,6 +146,7 @@ def run_members(
     Args:
         members: at least one.
         paths: of the files, at least one.
+        ages: (N,) float32, years of each file's patient, below 0 where unknown.
         num_views: symmetries of the square that are looked at, if calibration does not want more.
         trainer: from `scoring_trainer`.
 
@@ -150,7 +161,7 @@ def run_members(
     for size in sorted({member.image_size for member in members}):
         places = [place for place, member in enumerate(members) if member.image_size == size]
         files = ImageFiles(paths, image_size=size, batch_size=_batch_size(len(paths), trainer))
-        network = _Networks([members[place] for place in places], num_views)
+        network = _Networks([members[place] for place in places], ages, num_views)
         with _quiet():
             outputs: Any = trainer.predict(network, dataloaders=files)
         faults |= files.faults
@@ -163,8 +174,13 @@ def run_members(
 class _Networks(pl.LightningModule):
     """Looks at every batch by all models of one image size."""
 
-    def __init__(self, members: Sequence[Member], num_views: int) -> None:
+    _ages: Tensor
+
+    def __init__(
+        self, members: Sequence[Member], ages: NDArray[np.float32], num_views: int
+    ) -> None:
         super().__init__()
+        self.register_buffer("_ages", torch.from_numpy(ages))
         self.classifiers = nn.ModuleList([member.classifier for member in members])
         self._num_views = [max(num_views, member.num_views) for member in members]
 
@@ -177,7 +193,8 @@ class _Networks(pl.LightningModule):
         images = unit_range(batch.images)
         classifiers = cast("Iterable[MelanomaClassifier]", self.classifiers)
         pairs = zip(classifiers, self._num_views, strict=True)
-        said = [classifier.views(images, number) for classifier, number in pairs]
+        ages = self._ages[batch.rows]
+        said = [classifier.views(images, number, ages=ages) for classifier, number in pairs]
         # Computed anew: torch_xla refuses to make whole what came in sharded, and copies of it.
         return torch.where(batch.rows < 0, -1, batch.rows), said
 

@@ -16,12 +16,19 @@ from lightning_melanoma.decisions.novelty import FALSE_ALARMS
 from lightning_melanoma.decisions.verdicts import BENIGN, MELANOMA, REFER, Reference, Rule
 from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.scoring.judging import Basis
+from lightning_melanoma.tasks.age import MIDDLE_AGE
 
 NOTICE = "Research software, no medical device: it takes the place of no examination."
 
 
-def as_text(table: pd.DataFrame, basis: Basis) -> str:
-    """Return the table and what it goes by, to read."""
+def as_text(table: pd.DataFrame, basis: Basis, *, num_without_age: int) -> str:
+    """Return the table and what it goes by, to read.
+
+    Args:
+        table: of the scores.
+        basis: that they were judged by.
+        num_without_age: images whose patient's age is unknown.
+    """
     shown = pd.DataFrame(
         {
             "file": table["file"],
@@ -39,7 +46,7 @@ def as_text(table: pd.DataFrame, basis: Basis) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", *_explanation(table, basis), NOTICE])
+    return "\n".join([*lines, "", *_explanation(table, basis, num_without_age), NOTICE])
 
 
 def write_table(table: pd.DataFrame, basis: Basis, path: Path) -> None:
@@ -77,7 +84,7 @@ def _settings(basis: Basis) -> dict[str, Any]:
     }
 
 
-def _explanation(table: pd.DataFrame, basis: Basis) -> list[str]:
+def _explanation(table: pd.DataFrame, basis: Basis, num_without_age: int) -> list[str]:
     counts = {name: int((table["decision"] == name).sum()) for name in (MELANOMA, BENIGN, REFER)}
     num_scored = int(table["probability"].notna().sum())
     found = ", ".join(f"{count} {name}" for name, count in counts.items() if basis.rule)
@@ -96,6 +103,12 @@ def _explanation(table: pd.DataFrame, basis: Basis) -> list[str]:
             lines.append(
                 f"{member.path}: only class weights are undone; {member.calibration.fault}"
             )
+    told = [member.path for member in basis.members if member.uses_age]
+    if told and num_without_age:
+        lines.append(
+            f"{num_without_age} of {len(table)} images came without the patient's age and count as "
+            f"of {MIDDLE_AGE:g} years in {', '.join(told)}; --metadata tells ages."
+        )
     without = [member.path for member in basis.members if member.gate is None]
     if len(without) == len(basis.members):
         lines.append("Nothing was checked for a lesion in view: the checkpoint knows no lesions.")

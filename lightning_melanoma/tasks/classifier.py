@@ -24,6 +24,7 @@ from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.predictions import probabilities_of
+from lightning_melanoma.tasks.age import AgeTerm, check_ages
 from lightning_melanoma.tasks.judged import JudgedModule
 from lightning_melanoma.tasks.losses import (
     ClassWeights,
@@ -61,6 +62,7 @@ class MelanomaClassifier(JudgedModule):
         weight_decay: of weights; biases and norms have none.
         schedule: of the rate behind the warm-up: `cosine`, `constant` or `step`.
         warmup_epochs: of a linear rise; may be a fraction.
+        use_age: add a term for the patient's age, `age_approx`, to what the network says.
         tta: views that `validate`, `test` and `predict` average over: 1, 4 (the mirrored) or 8 (all
             symmetries of the square).
 
@@ -90,6 +92,7 @@ class MelanomaClassifier(JudgedModule):
         weight_decay: float = 0.05,
         schedule: Schedule = "cosine",
         warmup_epochs: float = 1.0,
+        use_age: bool = False,
         tta: Literal[1, 4, 8] = 1,
     ) -> None:
         super().__init__()
@@ -99,6 +102,12 @@ class MelanomaClassifier(JudgedModule):
             learning_rate=learning_rate, weight_decay=weight_decay, warmup_epochs=warmup_epochs
         )
         self.augment = BatchAugment(augment, augment_changes)
+        if use_age and self.mixes_targets:
+            raise ValueError(
+                "model.use_age: expected an augmentation that leaves images whole, found mixup or "
+                "cutmix, whose images are of two ages; leave out one of both"
+            )
+        self.age_term = AgeTerm() if use_age else None
         self.calibration: Calibration | None = None
         self._gradients: dict[str, Tensor] = {}
 
@@ -113,9 +122,12 @@ class MelanomaClassifier(JudgedModule):
         """Take weights and bias from the training split's counts, once in a model's life."""
         # Batches come in channels-last memory; convolutions are fastest when their weights agree.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
+        # Loaders may have been given instead, which nothing is known of.
+        if self.age_term is not None and data is not None:
+            check_ages(data, stage)
         if stage != "fit" or self.prior.is_known:
             return
-        data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
         shown = data.shown_counts()
         weights = class_weights(shown, self.hparams["class_weights"])
         bias = output_bias(shown, weights, rule=self.hparams["output_bias"])
@@ -128,8 +140,11 @@ class MelanomaClassifier(JudgedModule):
         return self.augment.mixes_targets
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1]."""
-        return self._classify(unit_range(images))
+        """Return the logits, (B,) float32, of images, (B, 3, H, W) uint8 or float32 in [0, 1].
+
+        They are of the images alone, of any age.
+        """
+        return self._classify(unit_range(images), None)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (N,) float64, the probabilities behind the logits, (N,).
@@ -168,7 +183,7 @@ class MelanomaClassifier(JudgedModule):
             images, targets = self.augment(batch.images, batch.targets, batch.valid, batch.draws)
         # The schedule moves on behind the step; the log says the rate that was used.
         self.epochs.learning_rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
-        logits = self._classify(images)
+        logits = self._classify(images, batch.ages)
         losses = self._losses(logits, targets)
         num_valid = self._valid_rows_a_rank(batch.valid)
         return {
@@ -183,7 +198,7 @@ class MelanomaClassifier(JudgedModule):
         images = unit_range(batch.images)
         fitting = self.trainer.state.fn == "fit"
         num_views = 1 if fitting else self.hparams["tta"]
-        logits = look(self.network, self._normalized(images), num_views)[0].mean(0)
+        logits = self._look(images, num_views, batch.ages)[0].mean(0)
         return step_outputs(batch, logits, batch.targets, self._losses(logits, batch.targets))
 
     #: A labelled test batch is judged as one of validation.
@@ -191,7 +206,8 @@ class MelanomaClassifier(JudgedModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Prediction:
         """Return what is said of the rows of a batch, with test-time augmentation."""
-        logits, embedding = self.views(unit_range(batch.images), self.hparams["tta"])
+        images = unit_range(batch.images)
+        logits, embedding = self.views(images, self.hparams["tta"], ages=batch.ages)
         return Prediction(torch.where(batch.valid, batch.rows, -1), logits.mean(0), embedding)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -241,8 +257,13 @@ class MelanomaClassifier(JudgedModule):
         if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
             # Of a training that is counted in steps Lightning has not asked for the loader yet.
             trainer.fit_loop.setup_data()
+        groups = self.parameter_groups()
+        if self.age_term is not None:
+            groups.append(
+                {"params": [self.age_term.slope], "weight_decay": 0.0, "name": "age_no_decay"}
+            )
         return scheduled_optimizer(
-            self.parameter_groups(),
+            groups,
             optimizer=hparams["optimizer"],
             learning_rate=hparams["learning_rate"],
             schedule=hparams["schedule"],
@@ -251,23 +272,35 @@ class MelanomaClassifier(JudgedModule):
             steps_per_epoch=trainer.num_training_batches / trainer.accumulate_grad_batches,
         )
 
-    def views(self, images: Tensor, num_views: int) -> Views:
+    def views(self, images: Tensor, num_views: int, *, ages: Tensor | None = None) -> Views:
         """Return what the network says of images in the first so many symmetries of the square.
 
         Args:
             images: (B, 3, S, S) float32 in [0, 1], RGB.
             num_views: 1 to 8; 4 are the mirrored views.
+            ages: (B,) float32, years, below 0 where unknown; None where all are.
         """
+        logits, features = self._look(images, num_views, ages)
+        return Views(logits, Embedding(features, pixel_statistics(images)))
+
+    def _look(self, images: Tensor, num_views: int, ages: Tensor | None) -> tuple[Tensor, Tensor]:
         # Mirrored behind the normalisation, which treats all pixels alike.
         logits, features = look(self.network, self._normalized(images), num_views)
-        return Views(logits, Embedding(features, pixel_statistics(images)))
+        return self._with_age(logits, ages), features
 
     def _normalized(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
-    def _classify(self, images: Tensor) -> Tensor:
+    def _classify(self, images: Tensor, ages: Tensor | None) -> Tensor:
         logits: Tensor = self.network(self._normalized(images))
-        return logits.float()
+        return self._with_age(logits.float(), ages)
+
+    def _with_age(self, logits: Tensor, ages: Tensor | None) -> Tensor:
+        """Return logits, (..., B), with what the ages, (B,), add to them."""
+        if self.age_term is None or ages is None:
+            return logits
+        term: Tensor = self.age_term(ages)
+        return logits + term
 
     def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         return weighted_bce(

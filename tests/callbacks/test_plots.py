@@ -50,7 +50,7 @@ class Data(pl.LightningDataModule):
     def sample_batch(self, count):
         images = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
         valid = torch.ones(count, dtype=torch.bool)
-        return Batch(images, torch.zeros(count), valid, torch.zeros(count, NUM_DRAWS), valid)
+        return Batch(images, torch.zeros(count), valid, torch.zeros(count, NUM_DRAWS), valid, valid)
 
 
 class Task(pl.LightningModule):

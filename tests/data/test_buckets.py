@@ -44,11 +44,11 @@ def loader(split, **changes) -> MelanomaLoader:
 
 
 def records(batches):
-    """Return what each record brought, by its row: pixels, target, draws."""
+    """Return what each record brought, by its row: pixels, target, draws, age."""
     return {
-        int(row): (image.numpy(), float(target), draws.numpy())
+        int(row): (image.numpy(), float(target), draws.numpy(), float(age))
         for batch in batches
-        for image, target, valid, draws, row in zip(*batch, strict=True)
+        for image, target, valid, draws, row, age in zip(*batch, strict=True)
         if valid
     }
 

@@ -16,8 +16,8 @@ from lightning_melanoma.tasks.outputs import (
 
 
 def batch(rows, valid, targets) -> Batch:
-    empty = torch.empty(len(rows), 0)
-    return Batch(empty, torch.tensor(targets), torch.tensor(valid), empty, torch.tensor(rows))
+    none = torch.empty(len(rows), 0)
+    return Batch(none, torch.tensor(targets), torch.tensor(valid), none, torch.tensor(rows), none)
 
 
 def test_rows_come_back_in_order_without_the_fill():

@@ -1,0 +1,67 @@
+"""What the patient's age adds to what is seen: a term of the log-odds beside the network's."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_melanoma.data.datamodule import MelanomaDataModule, SplitName
+from lightning_melanoma.data.table import known_ages
+
+#: Years at which the term is 0, about the mean of the ISIC sets: an unknown age counts as this.
+MIDDLE_AGE = 50.0
+# Years that the slope is for.
+_DECADE = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class AgeTerm(nn.Module):
+    """Adds to the logit in proportion to age; nothing where that is unknown, and before training.
+
+    Attributes:
+        slope: () float32, what the log-odds rise by in ten years.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ages: Tensor) -> Tensor:
+        """Return the term, (B,) float32, of ages, (B,) float32, years, below 0 where unknown."""
+        return self.slope * torch.where(ages >= 0, (ages - MIDDLE_AGE) / _DECADE, 0.0)
+
+
+def check_ages(data: MelanomaDataModule, stage: str) -> None:
+    """Check that a model that uses the age is told it.
+
+    Args:
+        data: set up for the stage.
+        stage: of the Trainer.
+
+    Raises:
+        ValueError: no record of the training split has one.
+    """
+    stages: dict[str, Sequence[SplitName]] = {
+        "fit": ("train",),
+        "validate": ("val",),
+        "test": ("test",),
+        "predict": data.predict_splits,
+    }
+    for split in stages[stage]:
+        ages = known_ages(data.table(split))
+        missing = int(ages.isna().sum())
+        if split == "train" and missing == len(ages):
+            raise ValueError(
+                "model.use_age: expected an `age_approx` in the training records, found none in "
+                f"{missing:,}; give data.metadata with such a column, or leave the age out"
+            )
+        if missing:
+            _log.warning(
+                "model.use_age: %d of %d %s records have no age, and count as of %g years",
+                missing,
+                len(ages),
+                split,
+                MIDDLE_AGE,
+            )
