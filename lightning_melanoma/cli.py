@@ -223,10 +223,6 @@ def _users_error(error: BaseException) -> BaseException | None:
             return link
         link = link.__cause__ or link.__context__
     is_parsers = type(error).__module__.partition(".")[0] in ("argparse", "jsonargparse")
-    if (
-        isinstance(error, (OSError, MemoryError))
-        or is_parsers
-        or "loading state_dict" in str(error)
-    ):
+    if isinstance(error, (OSError, MemoryError)) or is_parsers:
         return error
     return None

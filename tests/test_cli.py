@@ -676,7 +676,12 @@ def test_a_checkpoint_of_another_model_is_one_line(shards, folder, capsys):
     )
     assert "expected one of FinetuneClassifier, found ScratchClassifier" in line
     line = error_of(capsys, "predict", "--ckpt_path", best, "--model.conv_channels", "[4, 16]")
-    assert "loading state_dict" in line
+    assert "expected network.features.1.0.weight of shape (16, 4, 3, 3), found (8, 4, 3, 3)" in line
+    assert " and 10 more that differ; give the model settings" in line
+    assert line.endswith("of the run that it is of: conv_channels [4, 8]")
+    line = error_of(capsys, "predict", "--ckpt_path", best, "--model.use_age", "true")
+    assert "expected age_term.slope of shape (), found none; give" in line
+    assert line.endswith("settings of the run that it is of: use_age False")
 
 
 def test_a_damaged_shard_is_one_line_and_leaves_nothing(shards, folder, capsys):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class AgeTerm(nn.Module):
     def forward(self, ages: Tensor) -> Tensor:
         """Return the term, (B,) float32, of ages, (B,) float32, years, below 0 where unknown."""
         return self.slope * torch.where(ages >= 0, (ages - MIDDLE_AGE) / _DECADE, 0.0)
+
+    def parameter_group(self) -> dict[str, Any]:
+        """Return the optimizer's group of the slope: the base rate, and no decay."""
+        return {"params": [self.slope], "weight_decay": 0.0, "name": "age_no_decay"}
 
 
 def check_ages(data: MelanomaDataModule, stage: str) -> None:

@@ -6,13 +6,11 @@ tables only, so that ``load_from_checkpoint`` works anywhere and checkpoints loa
 ``weights_only=True``.
 """
 
-import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -21,11 +19,12 @@ from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
+from lightning_melanoma.decisions.calibrated import Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.age import AgeTerm, check_ages
 from lightning_melanoma.tasks.judged import JudgedModule
+from lightning_melanoma.tasks.kept import keep_entries, take_entries
 from lightning_melanoma.tasks.losses import (
     ClassWeights,
     OutputBias,
@@ -40,9 +39,10 @@ from lightning_melanoma.tasks.optimizers import (
     check_optimizer_settings,
     decayed_groups,
     scheduled_optimizer,
+    training_steps,
 )
 from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
-from lightning_melanoma.tasks.place import GRADIENTS, keep_place, seed_of, take_place
+from lightning_melanoma.tasks.place import GRADIENTS, seed_of
 from lightning_melanoma.tasks.views import Embedding, Views, look
 
 
@@ -211,36 +211,17 @@ class MelanomaClassifier(JudgedModule):
         return Prediction(torch.where(batch.valid, batch.rows, -1), logits.mean(0), embedding)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the curves and the class that this is a checkpoint of."""
-        # Averages of weights are of whole numbers as well, and may lose one.
-        checkpoint["state_dict"].update(self.prior.state_dict(prefix="prior."))
-        checkpoint["epochs"] = self.epochs.state_dict()
-        checkpoint["model_class"] = type(self).__name__
-        if self._trainer is not None and "loops" in checkpoint:
-            keep_place(self.trainer, checkpoint)
+        """Keep the curves, the class that this is a checkpoint of, and the place."""
+        keep_entries(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the curves up again, and the calibration.
+        """Take up the curves, the calibration and the place.
 
         Raises:
-            ValueError: the checkpoint is one of another model.
+            ValueError: the checkpoint is one of another model, or its place one in other data.
         """
-        found = checkpoint.get("model_class", "another program's model")
-        if found != type(self).__name__:
-            raise ValueError(
-                f"checkpoint: expected one of {type(self).__name__}, found {found}; "
-                "give the --model that it was trained as, or none"
-            )
-        entry = checkpoint.get(CHECKPOINT_KEY)
-        self.calibration = None if entry is None else Calibration.from_dict(entry)
+        take_entries(self, checkpoint)
         self._gradients = checkpoint.get(GRADIENTS, {})
-        self.epochs.load_state_dict(checkpoint["epochs"], rank=self.global_rank)
-        if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            # Where averages were kept, `state_dict` has them. Lightning's callback, if it is still
-            # there from a training, would load the weights that they are the averages of instead.
-            checkpoint["current_model_state"] = checkpoint["state_dict"]
-        if self._trainer is not None and "loops" in checkpoint:
-            take_place(self.trainer, checkpoint)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: weights with decay; biases and norms without."""
@@ -252,16 +233,11 @@ class MelanomaClassifier(JudgedModule):
         Raises:
             ValueError: the training has no end that the schedule could be laid over.
         """
-        hparams, trainer = self.hparams, self.trainer
-        num_steps = trainer.estimated_stepping_batches
-        if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
-            # Of a training that is counted in steps Lightning has not asked for the loader yet.
-            trainer.fit_loop.setup_data()
+        hparams = self.hparams
+        num_steps, steps_per_epoch = training_steps(self.trainer)
         groups = self.parameter_groups()
         if self.age_term is not None:
-            groups.append(
-                {"params": [self.age_term.slope], "weight_decay": 0.0, "name": "age_no_decay"}
-            )
+            groups.append(self.age_term.parameter_group())
         return scheduled_optimizer(
             groups,
             optimizer=hparams["optimizer"],
@@ -269,7 +245,7 @@ class MelanomaClassifier(JudgedModule):
             schedule=hparams["schedule"],
             warmup_epochs=hparams["warmup_epochs"],
             num_steps=num_steps,
-            steps_per_epoch=trainer.num_training_batches / trainer.accumulate_grad_batches,
+            steps_per_epoch=steps_per_epoch,
         )
 
     def views(self, images: Tensor, num_views: int, *, ages: Tensor | None = None) -> Views:

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
@@ -42,6 +43,15 @@ def check_optimizer_settings(
     for name, value in settings.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"model.{name}: expected 0 or more, found {value}")
+
+
+def training_steps(trainer: pl.Trainer) -> tuple[float, float]:
+    """Return the optimizer steps of a whole training, infinite without an end, and of one epoch."""
+    num_steps = trainer.estimated_stepping_batches
+    if math.isfinite(num_steps) and math.isinf(trainer.num_training_batches):
+        # Of a training that is counted in steps Lightning has not asked for the loader yet.
+        trainer.fit_loop.setup_data()
+    return num_steps, trainer.num_training_batches / trainer.accumulate_grad_batches
 
 
 def scheduled_optimizer(
