@@ -684,6 +684,14 @@ def test_a_checkpoint_of_another_model_is_one_line(shards, folder, capsys):
     assert line.endswith("settings of the run that it is of: use_age False")
 
 
+def test_a_run_goes_on_by_its_own_optimizer_alone(shards, folder, capsys):
+    fit(shards, epochs=1)
+    last = "runs/melanoma/version_0/checkpoints/last.ckpt"
+    line = error_of(capsys, "fit", "--ckpt_path", last, "--model.optimizer", "sgd")
+    assert "expected model.optimizer adamw, whose state it holds, found sgd" in line
+    assert [path.name for path in Path("runs/melanoma").iterdir()] == ["version_0"]
+
+
 def test_a_damaged_shard_is_one_line_and_leaves_nothing(shards, folder, capsys):
     path = shards / "train01-8.tfrec"
     damaged = bytearray(path.read_bytes())

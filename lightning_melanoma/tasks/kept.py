@@ -55,6 +55,11 @@ def take_entries(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None
         # Where averages were kept, `state_dict` has them. Lightning's callback, if it is still
         # there from a training, would load the weights that they are the averages of instead.
         checkpoint["current_model_state"] = checkpoint["state_dict"]
+    elif (began_with := checkpoint["hyper_parameters"]["optimizer"]) != task.hparams["optimizer"]:
+        raise ValueError(
+            f"checkpoint: expected model.optimizer {began_with}, whose state it holds, found "
+            f"{task.hparams['optimizer']}; give that of the run that is to go on"
+        )
     if "loops" in checkpoint:
         take_place(task.trainer, checkpoint)
 
