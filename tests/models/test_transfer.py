@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_melanoma.models import transfer
-from lightning_melanoma.models.transfer import TransferNet, create_backbone
+from lightning_melanoma.models.backbones import create_backbone
+from lightning_melanoma.models.transfer import TransferNet
 
 # A small network with batch norms, in place of Xception where the kind does not matter.
 SMALL = "lcnet_035"

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lightning_melanoma.models.transfer import TransferNet, create_backbone
+from lightning_melanoma.models.backbones import create_backbone
+from lightning_melanoma.models.transfer import TransferNet
 from lightning_melanoma.models.weights import load_backbone_weights, read_state_dict
 
 SMALL = "lcnet_035"
