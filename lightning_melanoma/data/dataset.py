@@ -165,8 +165,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         """
         positions = np.arange(min(count, self.num_records))
         pixels = np.empty((len(positions), self.image_size, self.image_size, 3), np.uint8)
-        ((rows, batch),) = self._without_pixels(self.order(), positions[None])
-        self.images.fill(pixels, rows, slice(0, len(positions)), ahead=None)
+        (batch,) = self._without_pixels(self.order(), positions[None])
+        self.images.fill(pixels, batch.rows.numpy(), slice(0, len(positions)), ahead=None)
         return batch._replace(images=_as_images(pixels))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -204,16 +204,16 @@ class MelanomaDataset(IterableDataset[Batch]):
         return rows
 
     def _batches(self, reading: Reading, steps: range) -> Iterator[Batch]:
-        lookups = self._lookups(reading.order, steps)
-        begun = (self._begin(reading, rows, batch) for rows, batch in lookups)
+        batches = self._lookups(reading.order, steps)
+        begun = (self._begin(reading, batch) for batch in batches)
         pending = deque(itertools.islice(begun, _BATCHES_AHEAD))
         while pending:
             batch = pending.popleft().finish()
             pending.extend(itertools.islice(begun, 1))
             yield batch
 
-    def _begin(self, reading: Reading, rows: NDArray[np.int64], batch: Batch) -> PendingBatch:
-        pixels = self._buffers.take()
+    def _begin(self, reading: Reading, batch: Batch) -> PendingBatch:
+        pixels, rows = self._buffers.take(), batch.rows.numpy()
         # A batch is shared by all threads, so that the first one is there as early as can be.
         share = min(-(-len(rows) // self.decode_threads), _ROWS_A_TASK)
         parts = [slice(at, min(at + share, len(rows))) for at in range(0, len(rows), share)]
@@ -223,8 +223,8 @@ class MelanomaDataset(IterableDataset[Batch]):
         ]
         return PendingBatch(batch._replace(images=_as_images(pixels)), tasks, self.on_corrupt)
 
-    def _lookups(self, order: EpochRows, steps: range) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Yield the rows and the batch of each of some steps, complete but for its images."""
+    def _lookups(self, order: EpochRows, steps: range) -> Iterator[Batch]:
+        """Yield the batches of some steps, complete but for their images."""
         stride = max(_ROWS_A_LOOKUP * self.world_size // self.batch_size, 1)
         if get_worker_info():
             # A batch that is sent to another process moves its memory: it must be no other's.
@@ -232,21 +232,15 @@ class MelanomaDataset(IterableDataset[Batch]):
         for first in range(0, len(steps), stride):
             yield from self._without_pixels(order, self.positions(steps[first : first + stride]))
 
-    def _without_pixels(
-        self, order: EpochRows, positions: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Yield what `_lookups` does, for each of (S, B) positions.
-
-        The rows are the batch's: to ask its tensor for them takes 40 us, a thread's work on a
-        sixth of an image.
-        """
+    def _without_pixels(self, order: EpochRows, positions: NDArray[np.int64]) -> Iterator[Batch]:
+        """Yield a batch for each of (S, B) positions, complete but for its images."""
         places = positions % self.num_records
         rows, repeats = order.rows[places], order.repeats[places]
         draws = record_draws(self.seed, self.epoch, self._keys[rows], repeats)
         valid = positions < self.num_records
         columns = (self._targets[rows], valid, draws, rows, self._ages[rows])
         fields = zip(*(torch.from_numpy(column).unbind() for column in columns), strict=True)
-        yield from zip(rows, (Batch(_NO_IMAGES, *row) for row in fields), strict=True)
+        yield from (Batch(_NO_IMAGES, *row) for row in fields)
 
 
 def _as_images(pixels: NDArray[np.uint8]) -> Tensor:
