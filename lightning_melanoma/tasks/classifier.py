@@ -8,9 +8,7 @@ tables only, so that ``load_from_checkpoint`` works anywhere and checkpoints loa
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -19,12 +17,9 @@ from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.decisions.calibrated import Calibration
 from lightning_melanoma.models.pixels import pixel_statistics
-from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.age import AgeTerm, check_ages
 from lightning_melanoma.tasks.judged import JudgedModule
-from lightning_melanoma.tasks.kept import keep_entries, take_entries
 from lightning_melanoma.tasks.losses import (
     ClassWeights,
     OutputBias,
@@ -42,7 +37,7 @@ from lightning_melanoma.tasks.optimizers import (
     training_steps,
 )
 from lightning_melanoma.tasks.outputs import Prediction, StepOutputs, TrainingOutputs, step_outputs
-from lightning_melanoma.tasks.place import GRADIENTS, seed_of
+from lightning_melanoma.tasks.place import seed_of
 from lightning_melanoma.tasks.views import Embedding, Views, look
 
 
@@ -65,9 +60,6 @@ class MelanomaClassifier(JudgedModule):
         use_age: add a term for the patient's age, `age_approx`, to what the network says.
         tta: views that `validate`, `test` and `predict` average over: 1, 4 (the mirrored) or 8 (all
             symmetries of the square).
-
-    Attributes:
-        calibration: of the checkpoint that was loaded; None where it has none, and while fitting.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -108,8 +100,6 @@ class MelanomaClassifier(JudgedModule):
                 "cutmix, whose images are of two ages; leave out one of both"
             )
         self.age_term = AgeTerm() if use_age else None
-        self.calibration: Calibration | None = None
-        self._gradients: dict[str, Tensor] = {}
 
     def register_normalization(self) -> None:
         """Take mean and std from the network; subclasses call it once they have built that."""
@@ -145,32 +135,6 @@ class MelanomaClassifier(JudgedModule):
         They are of the images alone, of any age.
         """
         return self._classify(unit_range(images), None)
-
-    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (N,) float64, the probabilities behind the logits, (N,).
-
-        Calibrated where the checkpoint is; else they have the prior correction and no more.
-        """
-        if self.calibration is None:
-            return self.prior.probabilities(logits)
-        return probabilities_of(logits, self.calibration.log_odds(logits))
-
-    def on_fit_start(self) -> None:
-        """Forget the calibration of the weights that are about to change.
-
-        Raises:
-            ValueError: epochs would end without a validation.
-        """
-        self.calibration = None
-        # The number of batches is known by now, and nothing has been written yet.
-        self.check_validations()
-
-    def on_train_start(self) -> None:
-        """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
-        for name, gradient in self._gradients.items():
-            parameter = self.get_parameter(name)
-            parameter.grad = gradient.to(parameter.device)
-        self._gradients = {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and noise by the step alone, so that a run that goes on draws the same."""
@@ -209,19 +173,6 @@ class MelanomaClassifier(JudgedModule):
         images = unit_range(batch.images)
         logits, embedding = self.views(images, self.hparams["tta"], ages=batch.ages)
         return Prediction(torch.where(batch.valid, batch.rows, -1), logits.mean(0), embedding)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the curves, the class that this is a checkpoint of, and the place."""
-        keep_entries(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the curves, the calibration and the place.
-
-        Raises:
-            ValueError: the checkpoint is one of another model, or its place one in other data.
-        """
-        take_entries(self, checkpoint)
-        self._gradients = checkpoint.get(GRADIENTS, {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: weights with decay; biases and norms without."""

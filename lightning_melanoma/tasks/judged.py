@@ -1,16 +1,25 @@
-"""What a LightningModule does with what its steps return: keep it, judge epochs, log their rows."""
+"""What a LightningModule knows besides its network: classes, epochs, calibration.
+
+It keeps what its steps return, judges epochs and logs their rows. Its checkpoints have all of it.
+"""
 
 import math
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.decisions.calibrated import Calibration
+from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.tasks.class_prior import ClassPrior
 from lightning_melanoma.tasks.judging import EpochJudge, JudgedSplit
+from lightning_melanoma.tasks.kept import keep_entries, take_entries
 from lightning_melanoma.tasks.outputs import StepOutputs, TrainingOutputs
+from lightning_melanoma.tasks.place import GRADIENTS
 
 
 class JudgedModule(pl.LightningModule):
@@ -21,37 +30,59 @@ class JudgedModule(pl.LightningModule):
     Attributes:
         prior: counts and weights of the classes, and probabilities by them.
         epochs: the metrics of every finished epoch, and the outputs of the last.
+        calibration: of the checkpoint that was loaded; None where it has none, and while fitting.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.prior = ClassPrior()
         self.epochs = EpochJudge()
+        self.calibration: Calibration | None = None
+        self._gradients: dict[str, Tensor] = {}
 
     @property
     def mixes_targets(self) -> bool:
         """Whether training mixes images, so that their targets are soft."""
         return False
 
-    def check_validations(self) -> None:
-        """Check that epochs end with a validation, since that is what they are judged by.
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return (N,) float64, the probabilities behind the logits, (N,).
+
+        Calibrated where the checkpoint is; else they have the prior correction and no more.
+        """
+        if self.calibration is None:
+            return self.prior.probabilities(logits)
+        return probabilities_of(logits, self.calibration.log_odds(logits))
+
+    def on_fit_start(self) -> None:
+        """Forget the calibration of the weights that are about to change.
 
         Raises:
-            ValueError: one that is validated would not.
+            ValueError: epochs would end without a validation.
         """
-        trainer = self.trainer
-        num_batches, interval = trainer.num_training_batches, trainer.val_check_batch
-        # Infinite: at the end of an epoch that nobody knows yet.
-        if not trainer.enable_validation or interval == math.inf:
-            return
-        # Several epochs may have one validation.
-        if interval is None or (num_batches % interval and interval % num_batches):
-            found = "a time" if interval is None else f"{interval:g}"
-            raise ValueError(
-                "trainer.val_check_interval: expected batches that divide the "
-                f"{num_batches:g} of an epoch, whose last validation it is judged by, found "
-                f"{found}; give a number that does"
-            )
+        self.calibration = None
+        # The number of batches is known by now, and nothing has been written yet.
+        self._check_validations()
+
+    def on_train_start(self) -> None:
+        """Take up the gradients that were being accumulated; Lightning has cleared all by now."""
+        for name, gradient in self._gradients.items():
+            parameter = self.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+        self._gradients = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the curves, the class that this is a checkpoint of, and the place."""
+        keep_entries(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the curves, the calibration and the place.
+
+        Raises:
+            ValueError: the checkpoint is one of another model, or its place one in other data.
+        """
+        take_entries(self, checkpoint)
+        self._gradients = checkpoint.get(GRADIENTS, {})
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Keep what the step returned until the end of the epoch."""
@@ -105,6 +136,26 @@ class JudgedModule(pl.LightningModule):
         names = ("train_loss", "val_auroc")
         shown: dict[str, float] = {name: row[name] for name in names if name in row}
         self.log_dict(self._on_host(shown), logger=False, prog_bar=True, sync_dist=True)
+
+    def _check_validations(self) -> None:
+        """Check that epochs end with a validation, since that is what they are judged by.
+
+        Raises:
+            ValueError: one that is validated would not.
+        """
+        trainer = self.trainer
+        num_batches, interval = trainer.num_training_batches, trainer.val_check_batch
+        # Infinite: at the end of an epoch that nobody knows yet.
+        if not trainer.enable_validation or interval == math.inf:
+            return
+        # Several epochs may have one validation.
+        if interval is None or (num_batches % interval and interval % num_batches):
+            found = "a time" if interval is None else f"{interval:g}"
+            raise ValueError(
+                "trainer.val_check_interval: expected batches that divide the "
+                f"{num_batches:g} of an epoch, whose last validation it is judged by, found "
+                f"{found}; give a number that does"
+            )
 
     def _on_host(self, values: dict[str, float]) -> dict[str, Tensor]:
         """Return values as Lightning's log takes them without bringing them to the device."""

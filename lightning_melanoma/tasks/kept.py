@@ -10,10 +10,10 @@ from lightning_melanoma.decisions.calibrated import CHECKPOINT_KEY, Calibration
 from lightning_melanoma.tasks.place import keep_place, take_place
 
 if TYPE_CHECKING:
-    from lightning_melanoma.tasks.classifier import MelanomaClassifier
+    from lightning_melanoma.tasks.judged import JudgedModule
 
 
-def keep_entries(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None:
+def keep_entries(task: "JudgedModule", checkpoint: dict[str, Any]) -> None:
     """Add to a checkpoint the curves, the class that it is of, and the place of its training.
 
     Args:
@@ -28,7 +28,7 @@ def keep_entries(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None
         keep_place(task.trainer, checkpoint)
 
 
-def take_entries(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None:
+def take_entries(task: "JudgedModule", checkpoint: dict[str, Any]) -> None:
     """Take the curves, the calibration and the place of a training from a checkpoint.
 
     Args:
@@ -64,7 +64,7 @@ def take_entries(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None
         take_place(task.trainer, checkpoint)
 
 
-def _check_weights(task: "MelanomaClassifier", checkpoint: dict[str, Any]) -> None:
+def _check_weights(task: "JudgedModule", checkpoint: dict[str, Any]) -> None:
     # torch's own message names every weight.
     own, found = _shapes(task.state_dict()), _shapes(checkpoint["state_dict"])
     differing = [name for name in {**own, **found} if own.get(name) != found.get(name)]
