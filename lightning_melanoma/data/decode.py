@@ -39,11 +39,12 @@ class ImageError(ValueError):
     """Bytes that are no image that can be read."""
 
 
-def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes | memoryview, size: int) -> NDArray[np.uint8]:
     """Return the image as (size, size, 3) uint8 RGB.
 
     Args:
-        data: a JPEG (baseline, progressive, grey, CMYK, with EXIF rotation) or PNG file.
+        data: a JPEG (baseline, progressive, grey, CMYK, with EXIF rotation) or PNG file, or a view
+            of one.
         size: pixels of a side.
 
     Raises:
@@ -54,7 +55,7 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
+def decode_into(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
     """Decode an image into the place where it is wanted, without a copy where none is needed.
 
     Args:
@@ -66,7 +67,7 @@ def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
         ImageError: as `decode_image` does.
     """
     size = len(out)
-    if data.startswith(_JPEG_MAGIC) and not _has_exif(data):
+    if _is_plain_jpeg(data):
         try:
             # Most images come out at the wanted size: then this is all.
             pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size, buffer=out)
@@ -78,7 +79,7 @@ def decode_into(data: bytes, out: NDArray[np.uint8]) -> None:
     out[...] = _resized(_decode(data, min_size=size), size)
 
 
-def decode_whole(data: bytes) -> NDArray[np.uint8]:
+def decode_whole(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Return the image at its own size, (H, W, 3) uint8 RGB.
 
     Args:
@@ -91,9 +92,9 @@ def decode_whole(data: bytes) -> NDArray[np.uint8]:
     return _decode(data, min_size=0)
 
 
-def _decode(data: bytes, *, min_size: int) -> NDArray[np.uint8]:
+def _decode(data: bytes | memoryview, *, min_size: int) -> NDArray[np.uint8]:
     # A `min_size` above 0 lets the decoder scale down, to sides of at least so many pixels.
-    if data.startswith(_JPEG_MAGIC) and not _has_exif(data):
+    if _is_plain_jpeg(data):
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             _check_pixels(height, width)
@@ -109,12 +110,16 @@ def _decode(data: bytes, *, min_size: int) -> NDArray[np.uint8]:
     return _decode_by_pillow(data)
 
 
-def _has_exif(data: bytes) -> bool:
+def _is_plain_jpeg(data: bytes | memoryview) -> bool:
+    return data[:3] == _JPEG_MAGIC and not _has_exif(data)
+
+
+def _has_exif(data: bytes | memoryview) -> bool:
     # Walks the segments ahead of the tables (Exif 2.32, section 4.5.4): a search for the text would
     # cost a thirtieth of decoding.
     at = 2
     while at + 4 <= len(data) and data[at] == _MARKER and data[at + 1] in _AHEAD:
-        if data[at + 1] == _APP1 and data.startswith(b"Exif\0\0", at + 4):
+        if data[at + 1] == _APP1 and data[at + 4 : at + 10] == b"Exif\0\0":
             return True
         if data[at + 1] == _MARKER:
             # A fill byte.
@@ -124,7 +129,7 @@ def _has_exif(data: bytes) -> bool:
     return False
 
 
-def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:
+def _decode_by_pillow(data: bytes | memoryview) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             _check_pixels(image.height, image.width)
@@ -137,7 +142,8 @@ def _decode_by_pillow(data: bytes) -> NDArray[np.uint8]:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"expected a JPEG or PNG image, found {len(data)} bytes that begin with {data[:8]!r}"
+            f"expected a JPEG or PNG image, found {len(data)} bytes that begin with "
+            f"{bytes(data[:8])!r}"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
-import google_crc32c
+from crc32c import crc32c
 
 from lightning_melanoma.records.files import atomic_file
 
@@ -62,10 +62,10 @@ class Record(NamedTuple):
         return len(self.payload) + FRAMING_SIZE
 
 
-def masked_crc32c(data: bytes) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
     """Return TensorFlow's masked CRC-32C of `data`, in [0, 2**32)."""
-    crc = google_crc32c.value(data)
-    return int(((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def is_header(data: bytes) -> bool:
@@ -73,8 +73,8 @@ def is_header(data: bytes) -> bool:
     return len(data) == HEADER_SIZE and _HEADER.unpack(data)[1] == masked_crc32c(data[:8])
 
 
-def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> bytes:
-    """Return the data of one whole frame after checking both of its checksums.
+def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> memoryview:
+    """Return the data of one whole frame, a view of it, after checking both of its checksums.
 
     Args:
         frame: header, data and footer of one record.
@@ -85,7 +85,7 @@ def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> bytes:
     Raises:
         CorruptRecordError: the frame is short, a checksum differs, or the length is another.
     """
-    payload = frame[HEADER_SIZE : -_FOOTER.size]
+    payload = memoryview(frame)[HEADER_SIZE : -_FOOTER.size]
     # In one look what nearly always holds; what is wrong is asked when it does not.
     is_whole = (
         len(frame) >= FRAMING_SIZE
@@ -130,7 +130,8 @@ def scan_records(stream: BinaryIO, shard: str) -> Iterator[Record | CorruptRecor
             yield CorruptRecordError(shard, number, offset, reason)
             return
         try:
-            yield Record(number, offset, unframe(frame, shard=shard, record=number, offset=offset))
+            payload = unframe(frame, shard=shard, record=number, offset=offset)
+            yield Record(number, offset, bytes(payload))
         except CorruptRecordError as error:
             yield error
         number += 1

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightning_melanoma.data.decode import ImageError, decode_image, decode_into
+from lightning_melanoma.data.decode import ImageError, decode_image, decode_into, decode_whole
 
 # A picture that is smooth enough for JPEG, and different in every corner.
 _ROWS, _COLUMNS = np.mgrid[0:1:64j, 0:1:64j]
@@ -196,6 +196,16 @@ def test_an_image_of_any_shape_is_decoded_into_its_place(kind, shape):
     assert (batch[[0, 2]] == 99).all()
 
 
+@pytest.mark.parametrize("settings", [{}, {"exif": b"Exif\0\0"}, {"progressive": True}])
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGB")])
+def test_a_view_among_other_bytes_is_read_as_the_image_alone(kind, mode, settings):
+    data = encoded(rgb().convert(mode), kind, **settings)
+    view = memoryview(b"before" + data + b"behind")[6:-6]
+    for size in (64, 48):
+        assert np.array_equal(decode_image(view, size), decode_image(data, size))
+    assert np.array_equal(decode_whole(view), decode_whole(data))
+
+
 def test_exif_is_found_behind_other_segments_and_not_taken_from_pixels():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -212,7 +222,9 @@ def test_a_truncated_image_is_an_error():
             decode_image(data[: len(data) * 2 // 3], 64)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image at all", b"\xff\xd8\xff\xe0"])
+@pytest.mark.parametrize(
+    "data", [b"", b"no image at all", b"\xff\xd8\xff\xe0", memoryview(b"none")]
+)
 def test_bytes_that_are_no_image_are_an_error(data):
     with pytest.raises(ImageError, match="expected a"):
         decode_image(data, 64)
