@@ -23,21 +23,20 @@ class BatchBuffers:
     def __init__(self, shape: tuple[int, ...], *, num_kept: int) -> None:
         self._shape = shape
         self._num_kept = num_kept
-        self._idle: list[NDArray[np.uint8]] = []
+        self._idle: list[memoryview] = []
 
     def take(self) -> NDArray[np.uint8]:
         """Return an array of undefined content, which is the caller's until the last use of it.
 
-        A tensor made of it counts as a use, and so do views of that tensor. Views made by numpy do
-        not: they must not outlive the array that was returned.
+        Views of it count as uses, numpy's and torch's alike.
         """
         # Without a lock: the garbage collector may call `_take_back` anywhere, here as well.
         try:
             whole = self._idle.pop()
         except IndexError:
-            whole = np.empty(self._shape, np.uint8)
-        # The view lives as long as the tensors made of it: torch keeps what it was made of.
-        lent = whole.view()
+            whole = np.empty(self._shape, np.uint8).data
+        # Lives as long as its views do. Were it a view of an array, they would keep that alone.
+        lent = np.asarray(whole)
         weakref.finalize(lent, self._take_back, whole).atexit = False
         return lent
 
@@ -45,7 +44,7 @@ class BatchBuffers:
         """Pickle without the memory, which stays with its process."""
         return partial(type(self), num_kept=self._num_kept), (self._shape,)
 
-    def _take_back(self, whole: NDArray[np.uint8]) -> None:
+    def _take_back(self, whole: memoryview) -> None:
         # Threads that come at once may keep one more each.
         if len(self._idle) < self._num_kept:
             self._idle.append(whole)

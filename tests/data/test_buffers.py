@@ -2,6 +2,7 @@ import gc
 import threading
 
 import numpy as np
+import pytest
 import torch
 
 from lightning_melanoma.data.buffers import BatchBuffers
@@ -17,9 +18,18 @@ def test_memory_is_used_again_when_the_tensor_made_of_it_is_gone():
     assert torch.from_numpy(buffers.take()).data_ptr() == place
 
 
-def test_memory_stays_taken_while_any_view_of_the_tensor_lives():
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda lent: torch.from_numpy(lent).permute(1, 0)[0],
+        lambda lent: torch.from_numpy(lent.transpose(1, 0))[0],
+        lambda lent: torch.from_numpy(lent).numpy()[:, 0],
+        lambda lent: lent.transpose(1, 0)[:1][0],
+    ],
+)
+def test_memory_stays_taken_while_any_view_of_it_lives(view):
     buffers = BatchBuffers((2, 3), num_kept=1)
-    row = torch.from_numpy(buffers.take()).permute(1, 0)[0]
+    row = view(buffers.take())
     row[:] = 7
     for _ in range(3):
         buffers.take()[...] = 0
@@ -40,7 +50,7 @@ def test_a_batch_that_is_freed_amid_a_take_comes_back():
         """The collector may run anywhere, and free a batch that was in a cycle."""
 
         def pop(self):
-            buffers._take_back(np.empty((1, 2, 2, 3), np.uint8))
+            buffers._take_back(np.empty((1, 2, 2, 3), np.uint8).data)
             return super().pop()
 
     buffers._idle = Freed()
