@@ -31,6 +31,8 @@ OPTIONAL_DTYPES = {
     "width": "Int64",
     "height": "Int64",
 }
+#: Years: an `age_approx` above it says that none is known.
+OLDEST = 120
 #: The column that marks a table of probabilities that no fitted line stands behind.
 UNCALIBRATED = {"calibration": "prior correction only"}
 _DTYPES = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES, **dict.fromkeys(UNCALIBRATED, "string")}

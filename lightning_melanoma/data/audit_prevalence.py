@@ -9,9 +9,10 @@ import pandas as pd
 
 from lightning_melanoma.data.audit_records import Inspection
 from lightning_melanoma.data.exclusion import shard_label
+from lightning_melanoma.predictions import OLDEST
 
 # Edges of the age bands, years.
-_AGE_EDGES = (0, 20, 40, 60, 80, 200)
+_AGE_EDGES = (0, 20, 40, 60, 80, OLDEST + 1)
 _AGE_NAMES = ("0-19", "20-39", "40-59", "60-79", "80 and above")
 _UNKNOWN = "unknown"
 

@@ -14,6 +14,7 @@ import pandas as pd
 from lightning_melanoma.csv_tables import read_csv
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
+from lightning_melanoma.predictions import OLDEST
 from lightning_melanoma.records.index import PLACE, OnImage, index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
 from lightning_melanoma.records.tfrecord import place_in_words
@@ -24,8 +25,6 @@ OnCorrupt = Literal["raise", "skip"]
 # The metadata that are numbers; text that says one is taken for it.
 _NUMBERS = ("age_approx", "width", "height")
 
-# Years: what is above is no age.
-_OLDEST = 120
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def known_ages(table: pd.DataFrame) -> "pd.Series[float]":
     if "age_approx" not in table:
         return pd.Series(np.nan, table.index)
     # What is missing is -1 in shards of this field, and may be 999 in others' tables.
-    return table["age_approx"].where(table["age_approx"].between(0, _OLDEST)).astype(float)
+    return table["age_approx"].where(table["age_approx"].between(0, OLDEST)).astype(float)
 
 
 def require_targets(split: Split, what: str) -> None:

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from lightning_melanoma.predictions import OLDEST
+
 #: A group with fewer positives is not scored: an AUROC of nine says next to nothing.
 MIN_POSITIVES = 10
 # Years: where a band starts. Invasive melanoma is rare before 40 and commonest from 70 on.
@@ -55,7 +57,7 @@ def _age_bands(metadata: pd.DataFrame) -> "pd.Series[str] | None":
         f"{start} or older" if end is None else f"{start} to {end - 1}" if start else f"under {end}"
         for start, end in zip(_AGE_STARTS, ends, strict=True)
     ]
-    bands = pd.cut(ages, [*_AGE_STARTS, float("inf")], right=False, labels=names)
+    bands = pd.cut(ages, [*_AGE_STARTS, OLDEST + 1], right=False, labels=names)
     return bands.astype("string").fillna(_UNKNOWN)
 
 

@@ -8,9 +8,9 @@ def metadata(**columns):
 
 
 def test_age_bands_start_where_they_say():
-    groups = groups_of(metadata(age_approx=[0, 39.9, 40, 54, 55, 69, 70, 90, None]))
+    groups = groups_of(metadata(age_approx=[0, 39.9, 40, 54, 55, 69, 70, 120, 121, 999, -1, None]))
     bands = ["under 40"] * 2 + ["40 to 54"] * 2 + ["55 to 69"] * 2 + ["70 or older"] * 2
-    assert groups["age"].tolist() == [*bands, "unknown"]
+    assert groups["age"].tolist() == [*bands, *["unknown"] * 4]
 
 
 def test_missing_values_are_a_group_of_their_own():
