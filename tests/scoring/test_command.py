@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,11 @@ import pytest
 import torch
 from image_files import encoded, huge_png
 from PIL import Image
+from scipy.special import logit
 from xla_processes import needs_torch_xla, run_on_xla
 
 import lightning_melanoma
 from lightning_melanoma.cli import main
-from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.scoring.judging import NUMBERS
 
 REAL = Path(__file__).parents[3] / "shared/data/native/jpeg"
@@ -36,11 +37,6 @@ def error_of(capsys, *words) -> str:
     return lines[0]
 
 
-def log_odds(probabilities) -> np.ndarray:
-    values = np.asarray(probabilities)
-    return np.log(values) - np.log1p(-values)
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder."""
@@ -49,14 +45,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def lesions(demo, folder) -> Path:
+def lesions(lesion_files, folder) -> Path:
     """A folder with the 40 test images of the demo data as JPEG files."""
-    module = MelanomaDataModule(test=str(demo), image_size=48)
-    for row, name in enumerate(module.table("test")["image_name"]):
-        data = module.loader("test").source.images.records.image(row)
-        (folder / "lesions").mkdir(exist_ok=True)
-        (folder / f"lesions/{name}.jpg").write_bytes(data)
-    return folder / "lesions"
+    return Path(shutil.copytree(lesion_files, folder / "lesions"))
 
 
 def test_images_have_a_probability_an_interval_a_range_and_a_decision(lesions, checkpoint, capsys):
@@ -82,7 +73,7 @@ def test_probabilities_are_those_of_the_prediction_table(lesions, runs, checkpoi
     expected = predicted.set_index("image_name")["probability"]
     names = [Path(file).stem for file in table["file"]]
     # Sums in another order, of other batches.
-    assert log_odds(table["probability"]) == pytest.approx(log_odds(expected[names]), abs=1e-3)
+    assert logit([*table["probability"]]) == pytest.approx(logit([*expected[names]]), abs=1e-3)
 
 
 def test_what_cannot_be_scored_has_its_reason_and_the_rest_is_scored(lesions, checkpoint, capsys):
@@ -135,7 +126,7 @@ def test_kind_and_rotation_of_a_file_change_nothing(lesions, checkpoint, folder)
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    odds = log_odds(run(*files, "--ckpt_path", checkpoint)["probability"])
+    odds = logit([*run(*files, "--ckpt_path", checkpoint)["probability"]])
     assert odds[1] == odds[0]
     assert odds[5] == odds[4]
     # JPEG at its best is off by a grey level, CMYK by some.
@@ -146,8 +137,8 @@ def test_several_checkpoints_say_the_mean_of_their_log_odds(lesions, runs, check
     other = str(runs / "two/version_0/checkpoints/best.ckpt")
     single = [run(lesions, "--ckpt_path", path)["probability"] for path in (checkpoint, other)]
     both = run(lesions, "--ckpt_path", checkpoint, other)
-    expected = np.mean([log_odds(each) for each in single], axis=0)
-    assert log_odds(both["probability"]) == pytest.approx(expected, abs=1e-9)
+    expected = np.mean([logit([*each]) for each in single], axis=0)
+    assert logit([*both["probability"]]) == pytest.approx(expected, abs=1e-9)
     twice = run(lesions, "--ckpt_path", checkpoint, checkpoint)
     once = run(lesions, "--ckpt_path", checkpoint)
     pd.testing.assert_frame_equal(twice, once)
@@ -156,7 +147,7 @@ def test_several_checkpoints_say_the_mean_of_their_log_odds(lesions, runs, check
 def test_another_prevalence_moves_the_probability_and_no_decision(lesions, checkpoint):
     here = run(lesions, "--ckpt_path", checkpoint)
     there = run(lesions, "--ckpt_path", checkpoint, "--prevalence", 0.02)
-    moved = log_odds(there["probability"]) - log_odds(here["probability"])
+    moved = logit([*there["probability"]]) - logit([*here["probability"]])
     assert moved == pytest.approx(moved[0], abs=1e-9)
     assert moved[0] < -2
     assert (there["upper"] <= here["upper"]).all()
@@ -296,7 +287,7 @@ def test_xla_devices_say_what_the_cpu_says(lesions, checkpoint):
     run_on_xla(program, num_devices=3)
     theirs, ours = run("lesions", "--ckpt_path", checkpoint), pd.read_csv("xla.csv")
     # Sums of float32 in another order, stretched by a temperature far below 1.
-    assert log_odds(ours["probability"]) == pytest.approx(log_odds(theirs["probability"]), abs=0.02)
+    assert logit([*ours["probability"]]) == pytest.approx(logit([*theirs["probability"]]), abs=0.02)
     assert (ours["decision"] == theirs["decision"]).mean() > 0.9
 
 
