@@ -5,10 +5,7 @@ the ``config.yaml`` of the run that it belongs to), `-c` files, flags.
 """
 
 import logging
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from lightning_melanoma.callbacks.progress import ImagesPerSecondBar
 from lightning_melanoma.callbacks.submission import SubmissionWriter
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.devices import check_precision, choose_device, keep_freed_memory
+from lightning_melanoma.interrupts import interrupts_end_the_step
 from lightning_melanoma.settings import (
     check_trainer_settings,
     model_and_data_defaults,
@@ -206,39 +204,15 @@ class MelanomaCLI(LightningCLI):
 def run_trainer_command(words: Sequence[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict`.
 
-    Ctrl-C asks for the same as SIGTERM: end the step, keep ``last.ckpt``, leave. A second one
-    breaks off, as does the first while there is no step to end.
-
     Args:
         words: the command and its flags.
 
     Raises:
-        SystemExit: with 128 plus the signal's number when one ended the run.
+        SystemExit: as `interrupts_end_the_step` does.
         ValueError: a setting is wrong.
     """
-    received: list[int] = []
-
-    def end_after_the_step(number: int, _: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Until the data is there, Lightning does not listen: SIGTERM would end the process at once.
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            raise KeyboardInterrupt
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGINT)
-    # A shell has what it starts in the background ignore it: it is meant for others then.
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, end_after_the_step)
-    try:
+    with interrupts_end_the_step():
         MelanomaCLI(with_config_of_run(words))
-    except SystemExit as end:
-        # Lightning leaves with status 1 after a KeyboardInterrupt.
-        if not received and not isinstance(end, SIGTERMException):
-            raise
-        sys.exit(128 + (received or [signal.SIGTERM])[0])
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _remove_if_empty(folder: str | None) -> None:

@@ -162,14 +162,12 @@ class MelanomaDataModule(pl.LightningDataModule):
         self._ensure(split)
         if split not in self._loaders:
             hparams = self.hparams
-            size = hparams["image_size"]
-            num_workers = hparams["num_workers"]
             # Test shards are read once.
             cache = None if split == "test" else self._caches.take(split, self._splits[split])
             dataset = MelanomaDataset(
                 self._splits[split].table,
                 self._splits[split].shards,
-                image_size=size,
+                image_size=hparams["image_size"],
                 batch_size=hparams["batch_size"],
                 seed=run_seed(),
                 shuffle=split == "train",
@@ -182,7 +180,7 @@ class MelanomaDataModule(pl.LightningDataModule):
             )
             self._loaders[split] = MelanomaLoader(
                 dataset,
-                num_workers=num_workers,
+                num_workers=hparams["num_workers"],
                 pin_memory=self.trainer is not None
                 and self.trainer.strategy.root_device.type == "cuda",
             )
