@@ -682,6 +682,11 @@ def test_a_checkpoint_of_another_model_is_one_line(shards, folder, capsys):
     line = error_of(capsys, "predict", "--ckpt_path", best, "--model.use_age", "true")
     assert "expected age_term.slope of shape (), found none; give" in line
     assert line.endswith("settings of the run that it is of: use_age False")
+    checkpoint = torch.load(best, weights_only=True)
+    del checkpoint["hyper_parameters"]["use_age"]
+    torch.save(checkpoint, "old.ckpt")
+    line = error_of(capsys, "predict", "--ckpt_path", "old.ckpt", "--model.use_age", "true")
+    assert line.endswith("settings of the run that it is of: no use_age")
 
 
 def test_a_run_goes_on_by_its_own_optimizer_alone(shards, folder, capsys):

@@ -70,12 +70,14 @@ def _check_weights(task: "JudgedModule", checkpoint: dict[str, Any]) -> None:
     differing = [name for name in {**own, **found} if own.get(name) != found.get(name)]
     if not differing:
         return
-    name, hparams = differing[0], task.hparams
-    # What a checkpoint says of the first weights is not where they came from.
+    name, given, of_run = differing[0], task.hparams, checkpoint["hyper_parameters"]
+    # Not Lightning's own notes; nor the first weights, of which a checkpoint does not know where
+    # they came from.
     settings = [
-        f"{setting} {value}"
-        for setting, value in checkpoint["hyper_parameters"].items()
-        if setting != "weights" and hparams.get(setting) != value
+        f"{setting} {of_run[setting]}" if setting in of_run else f"no {setting}"
+        for setting in {**of_run, **given}
+        if setting != "weights" and not setting.startswith("_")
+        if setting not in of_run or given.get(setting) != of_run[setting]
     ]
     rest = f" and {len(differing) - 1} more that differ" if len(differing) > 1 else ""
     raise ValueError(
