@@ -31,11 +31,22 @@ OPTIONAL_DTYPES = {
     "width": "Int64",
     "height": "Int64",
 }
-#: Years: an `age_approx` above it says that none is known.
-OLDEST = 120
 #: The column that marks a table of probabilities that no fitted line stands behind.
 UNCALIBRATED = {"calibration": "prior correction only"}
+# Years: an `age_approx` above it says that none is known.
+_OLDEST = 120
 _DTYPES = {**REQUIRED_DTYPES, **OPTIONAL_DTYPES, **dict.fromkeys(UNCALIBRATED, "string")}
+
+
+def known_ages(table: pd.DataFrame) -> "pd.Series[float]":
+    """Return the `age_approx` of each row of a table, years, NaN where it is unknown.
+
+    That is where it is missing, no number, below 0 (-1 says so in some sets) or above 120 (999).
+    """
+    if "age_approx" not in table:
+        return pd.Series(np.nan, table.index)
+    ages = pd.to_numeric(table["age_approx"], errors="coerce").astype("float64")
+    return ages.where(ages.between(0, _OLDEST))
 
 
 def probabilities_of(

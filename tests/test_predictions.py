@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lightning_melanoma.predictions import (
+    known_ages,
     prediction_table,
     probabilities_of,
     read_predictions,
@@ -140,3 +141,11 @@ def test_file_that_is_no_table_raises_one_line(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"\A.*a\.csv: expected [^\n]*\Z"):
         read_predictions(tmp_path / "a.csv")
+
+
+def test_an_age_is_known_where_it_is_one():
+    ages = [0, 45.5, "60", 120, 120.5, 999, -1, None, "unknown"]
+    found = known_ages(pd.DataFrame({"age_approx": ages}, index=range(5, 14)))
+    expected = [0, 45.5, 60, 120] + [np.nan] * 5
+    pd.testing.assert_series_equal(found, pd.Series(expected, range(5, 14), name="age_approx"))
+    assert known_ages(pd.DataFrame({"sex": ["male", "female"]})).isna().tolist() == [True, True]

@@ -9,10 +9,10 @@ import pandas as pd
 
 from lightning_melanoma.data.audit_records import Inspection
 from lightning_melanoma.data.exclusion import shard_label
-from lightning_melanoma.predictions import OLDEST
+from lightning_melanoma.predictions import known_ages
 
 # Edges of the age bands, years.
-_AGE_EDGES = (0, 20, 40, 60, 80, OLDEST + 1)
+_AGE_EDGES = (0, 20, 40, 60, 80, float("inf"))
 _AGE_NAMES = ("0-19", "20-39", "40-59", "60-79", "80 and above")
 _UNKNOWN = "unknown"
 
@@ -37,7 +37,7 @@ def count_melanomas(inspection: Inspection) -> list[PrevalenceEntry]:
         **({"side": side} if inspection.num_val else {"all": side}),
         "source": _named(table["source"]),
         "sex": _named(table["sex"]),
-        "age": _age_bands(table["age_approx"]),
+        "age": _age_bands(known_ages(table)),
         "site": _named(table["anatom_site_general_challenge"]),
         "shard": table["shard"].map(dict(enumerate(labels))),
     }
@@ -67,7 +67,6 @@ def _named(column: "pd.Series[str]") -> "pd.Series[str]":
     return text.where(column.notna() & ~text.isin(["-1", "-1.0", ""]), _UNKNOWN)
 
 
-def _age_bands(column: "pd.Series[str]") -> "pd.Series[str]":
-    years = pd.to_numeric(column, errors="coerce").astype(float)
+def _age_bands(years: "pd.Series[float]") -> "pd.Series[str]":
     bands = pd.cut(years, list(_AGE_EDGES), right=False, labels=list(_AGE_NAMES))
     return bands.astype(object).where(bands.notna(), _UNKNOWN)

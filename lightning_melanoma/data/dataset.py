@@ -29,7 +29,8 @@ from lightning_melanoma.data.order import epoch_order
 from lightning_melanoma.data.pending import PendingBatch, Reading
 from lightning_melanoma.data.sample import Batch
 from lightning_melanoma.data.sampling import EpochRows, Sampling
-from lightning_melanoma.data.table import OnCorrupt, known_ages
+from lightning_melanoma.data.table import OnCorrupt
+from lightning_melanoma.predictions import known_ages
 from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.stopping import StoppablePool
 from lightning_melanoma.records.storage import Shard

@@ -14,7 +14,6 @@ import pandas as pd
 from lightning_melanoma.csv_tables import read_csv
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
-from lightning_melanoma.predictions import OLDEST
 from lightning_melanoma.records.index import PLACE, OnImage, index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
 from lightning_melanoma.records.tfrecord import place_in_words
@@ -113,14 +112,6 @@ def add_patients(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
         "",
         table["source"] + "/" + table["patient_id"].astype(str),
     )
-
-
-def known_ages(table: pd.DataFrame) -> "pd.Series[float]":
-    """Return the age of each row of a table with ``age_approx``, years, NaN where it is unknown."""
-    if "age_approx" not in table:
-        return pd.Series(np.nan, table.index)
-    # What is missing is -1 in shards of this field, and may be 999 in others' tables.
-    return table["age_approx"].where(table["age_approx"].between(0, OLDEST)).astype(float)
 
 
 def require_targets(split: Split, what: str) -> None:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lightning_melanoma.predictions import OLDEST
+from lightning_melanoma.predictions import known_ages
 
 #: A group with fewer positives is not scored: an AUROC of nine says next to nothing.
 MIN_POSITIVES = 10
@@ -51,13 +51,12 @@ def _values(metadata: pd.DataFrame, column: str) -> "pd.Series[str] | None":
 def _age_bands(metadata: pd.DataFrame) -> "pd.Series[str] | None":
     if "age_approx" not in metadata:
         return None
-    ages = pd.to_numeric(metadata["age_approx"], errors="coerce").astype("float64")
     ends = [*_AGE_STARTS[1:], None]
     names = [
         f"{start} or older" if end is None else f"{start} to {end - 1}" if start else f"under {end}"
         for start, end in zip(_AGE_STARTS, ends, strict=True)
     ]
-    bands = pd.cut(ages, [*_AGE_STARTS, OLDEST + 1], right=False, labels=names)
+    bands = pd.cut(known_ages(metadata), [*_AGE_STARTS, float("inf")], right=False, labels=names)
     return bands.astype("string").fillna(_UNKNOWN)
 
 

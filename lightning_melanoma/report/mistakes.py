@@ -17,6 +17,7 @@ from PIL import Image
 from lightning_melanoma.callbacks.pictures import confident_mistakes
 from lightning_melanoma.csv_tables import first_named
 from lightning_melanoma.data.decode import ImageError, decode_whole
+from lightning_melanoma.predictions import known_ages
 from lightning_melanoma.records.frames import Records
 from lightning_melanoma.records.index import index_shards
 from lightning_melanoma.records.storage import find_shards
@@ -116,10 +117,7 @@ def _small_jpeg(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _details(metadata: Mapping[Hashable, Any]) -> str:
-    words = []
-    ages = pd.to_numeric(pd.Series([metadata.get("age_approx")]), errors="coerce")
-    # -1, NaN and words are not known.
-    words += [f"{age:g} years" for age in ages if age >= 0]
+    words = [f"{age:g} years" for age in known_ages(pd.DataFrame([metadata])).dropna()]
     for name in ("sex", "anatom_site_general_challenge"):
         value = metadata.get(name)
         # Shards may have codes where there are texts, which say nothing here.

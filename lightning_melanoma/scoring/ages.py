@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_melanoma.csv_tables import check_columns, check_unique, read_csv
-from lightning_melanoma.data.table import known_ages
+from lightning_melanoma.predictions import known_ages
 from lightning_melanoma.scoring.ensemble import Member
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule, SplitName
-from lightning_melanoma.data.table import known_ages
+from lightning_melanoma.predictions import known_ages
 
 #: Years at which the term is 0, about the mean of the ISIC sets: an unknown age counts as this.
 MIDDLE_AGE = 50.0
@@ -49,7 +49,7 @@ def check_ages(data: MelanomaDataModule, stage: str) -> None:
         ValueError: no record of the training split has one.
     """
     stages: dict[str, Sequence[SplitName]] = {
-        "fit": ("train",),
+        "fit": ("train", "val"),
         "validate": ("val",),
         "test": ("test",),
         "predict": data.predict_splits,

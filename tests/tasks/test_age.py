@@ -101,6 +101,7 @@ def test_batches_have_the_ages_of_the_table(tmp_path):
 def test_records_without_an_age_are_counted_or_refused(tmp_path, caplog):
     trainer(tmp_path).fit(task(), data_of(tmp_path, ages=(999, 45)))
     assert "model.use_age: 25 of 50 train records have no age" in caplog.text
+    assert "model.use_age: 7 of 14 val records have no age" in caplog.text
     with pytest.raises(ValueError, match="expected an `age_approx` in the training records"):
         trainer(tmp_path).fit(task(), data_of(tmp_path, ages=(None, None)))
 
