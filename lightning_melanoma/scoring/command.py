@@ -100,12 +100,15 @@ def score(
     if out is not None:
         prepare_file(Path(out), setting="out")
     said, faults = run_members(members, files, ages, num_views=views, trainer=trainer)
-    table = judge_files(files, faults, basis=basis, said=said, num_views=views)
+    is_ageless = (ages < 0) & any(member.uses_age for member in members)
+    table = judge_files(
+        files, faults, basis=basis, said=said, num_views=views, is_ageless=is_ageless
+    )
     if out is not None:
         write_table(table, basis, Path(out))
     if explain is not None:
         explain_files(members, table, out_dir=Path(explain), method=explain_by, layer=layer)
-    text = as_text(table, basis, num_without_age=int((ages < 0).sum()))
+    text = as_text(table, basis, num_without_age=int(is_ageless.sum()))
     return Scores(table, text, exit_status=int(bool(faults)))
 
 

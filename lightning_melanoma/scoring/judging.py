@@ -19,6 +19,7 @@ from lightning_melanoma.decisions.verdicts import (
 )
 from lightning_melanoma.predictions import probabilities_of
 from lightning_melanoma.scoring.ensemble import Member, MemberScores
+from lightning_melanoma.tasks.age import MIDDLE_AGE
 
 #: The columns of the table that hold numbers.
 NUMBERS = ("probability", "lower", "upper", "views_lower", "views_upper")
@@ -124,6 +125,7 @@ def judge_files(
     basis: Basis,
     said: Sequence[MemberScores],
     num_views: int,
+    is_ageless: NDArray[np.bool_],
 ) -> pd.DataFrame:
     """Return the table of `Scores`.
 
@@ -133,6 +135,7 @@ def judge_files(
         basis: what they are judged by.
         said: what each of its members says of the files.
         num_views: over which the range is; 1 for none.
+        is_ageless: (N,), where a member wants an age that is unknown.
     """
     read = np.array([place not in faults for place in range(len(files))])
     found = basis.odds(said, num_views, prevalence=basis.prevalence)
@@ -153,8 +156,12 @@ def judge_files(
             basis.reference, own, prevalence=basis.prevalence
         )
         decisions[:] = np.where(is_novel, REFER, basis.rule.decide(own))
+    for place in np.flatnonzero(is_ageless[read]):
+        notes[place] = _joined(f"age unknown, counts as {MIDDLE_AGE:g}", notes[place])
     for place in np.flatnonzero(is_novel):
-        notes[place] = _novelty_note(float(np.nanmedian(rarity[:, place])), notes[place])
+        share = 1 - float(np.nanmedian(rarity[:, place]))
+        text = f"no lesion? more unusual than {share:.1%} of the calibration lesions"
+        notes[place] = _joined(text, notes[place])
     table = pd.DataFrame({**numbers, "decision": decisions, "note": notes})
     table = table.set_axis(np.flatnonzero(read)).reindex(range(len(files)))
     table["note"] = [faults.get(place, note) for place, note in enumerate(table["note"])]
@@ -170,6 +177,5 @@ def _is_novel(rarity: NDArray[np.float64]) -> NDArray[np.bool_]:
     return is_novel
 
 
-def _novelty_note(rarity: float, note: str) -> str:
-    text = f"no lesion? more unusual than {1 - rarity:.1%} of the calibration lesions"
+def _joined(text: str, note: str) -> str:
     return f"{text}; {note}" if note else text

@@ -27,7 +27,7 @@ def as_text(table: pd.DataFrame, basis: Basis, *, num_without_age: int) -> str:
     Args:
         table: of the scores.
         basis: that they were judged by.
-        num_without_age: images whose patient's age is unknown.
+        num_without_age: images whose patient's age a checkpoint wants, and that is unknown.
     """
     shown = pd.DataFrame(
         {
@@ -103,11 +103,12 @@ def _explanation(table: pd.DataFrame, basis: Basis, num_without_age: int) -> lis
             lines.append(
                 f"{member.path}: only class weights are undone; {member.calibration.fault}"
             )
-    told = [member.path for member in basis.members if member.uses_age]
-    if told and num_without_age:
+    if num_without_age:
+        told = [member.path for member in basis.members if member.uses_age]
         lines.append(
             f"{num_without_age} of {len(table)} images came without the patient's age and count as "
-            f"of {MIDDLE_AGE:g} years in {', '.join(told)}; --metadata tells ages."
+            f"of {MIDDLE_AGE:g} years in {', '.join(told)}; --metadata tells ages. What is said of "
+            "shares of melanomas holds with ages as the calibration images have them."
         )
     without = [member.path for member in basis.members if member.gate is None]
     if len(without) == len(basis.members):

@@ -51,7 +51,11 @@ def test_an_unknown_age_counts_as_the_middle_one(aged, lesion_files, tmp_path):
     )
     ages.to_csv(tmp_path / "ages.csv", index=False)
     scores = score(lesion_files, aged, metadata=str(tmp_path / "ages.csv"))
-    pd.testing.assert_frame_equal(scores.table, score(lesion_files, aged).table)
+    without = score(lesion_files, aged).table
+    pd.testing.assert_frame_equal(scores.table.drop(columns="note"), without.drop(columns="note"))
+    is_noted = scores.table["note"].str.contains("age unknown, counts as 50")
+    assert is_noted.tolist() == [False] * 20 + [True] * 20
+    assert without["note"].str.contains("age unknown").all()
     assert "20 of 40 images came without the patient's age" in scores.text
 
 

@@ -14,7 +14,7 @@ def member(checkpoint):
     return load_member(checkpoint)
 
 
-def judge(member, *rarities, faults=None, **settings):
+def judge(member, *rarities, faults=None, ageless=None, **settings):
     """Return the table of files with the given rarities, one list a checkpoint."""
     members = [member] * len(rarities)
     usual = {"sensitivity": 0.95, "miss_rate": None, "prevalence": None}
@@ -26,6 +26,7 @@ def judge(member, *rarities, faults=None, **settings):
         basis=basis_of(members, **{**usual, **settings}),
         said=said,
         num_views=4,
+        is_ageless=np.array(ageless or [False] * num_files),
     )
 
 
@@ -42,6 +43,16 @@ def test_an_image_is_reported_where_more_than_half_of_the_gates_do(member):
     assert reported(judge(member, [np.nan, np.nan])) == [False, False]
 
 
+def test_an_age_that_is_wanted_and_unknown_is_noted(member):
+    table = judge(
+        member, [0.9, 0.01, 0.9, 0.9], ageless=[True, True, False, True], faults={3: "no"}
+    )
+    assert table["note"][0] == "age unknown, counts as 50"
+    assert table["note"][1].startswith("no lesion? more unusual than 99.0%")
+    assert table["note"][1].endswith("; age unknown, counts as 50")
+    assert list(table["note"][2:]) == ["", "no"]
+
+
 def test_the_prevalence_moves_no_decision_of_checkpoints_calibrated_on_other_images(member):
     generator = np.random.default_rng(0)
     members = []
@@ -55,7 +66,8 @@ def test_the_prevalence_moves_no_decision_of_checkpoints_calibrated_on_other_ima
     names, tables = list(map(str, range(300))), []
     for prevalence in (None, 0.1, 0.2):
         basis = basis_of(members, sensitivity=0.9, miss_rate=0.05, prevalence=prevalence)
-        table = judge_files(names, {}, basis=basis, said=said, num_views=1)
+        aged = np.zeros(len(names), bool)
+        table = judge_files(names, {}, basis=basis, said=said, num_views=1, is_ageless=aged)
         tables.append(table)
         # The thresholds that are printed are those of the probabilities beside them.
         called = table["probability"][table["decision"] == "melanoma"]
