@@ -1,7 +1,6 @@
 """The data module: shards to tables to folds to loaders."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,15 +17,12 @@ from lightning_melanoma.data.sampling import Sampling, class_counts
 from lightning_melanoma.data.selection import Selection
 from lightning_melanoma.data.skipped import SkippedRecords
 from lightning_melanoma.data.split_caches import SplitCaches
-from lightning_melanoma.data.splits import FoldRule, check_test_shards
+from lightning_melanoma.data.splits import FoldRule, SplitName, check_test_shards, splits_of_stage
 from lightning_melanoma.data.synthetic import demo_data
 from lightning_melanoma.data.table import OnCorrupt, Split
 from lightning_melanoma.records import storage
 from lightning_melanoma.records.remote import log_repeated
 from lightning_melanoma.records.storage import Shard
-
-#: The parts of the data, by the names that tables and loaders go by.
-SplitName = Literal["train", "val", "test"]
 
 
 class MelanomaDataModule(pl.LightningDataModule):
@@ -224,15 +220,14 @@ class MelanomaDataModule(pl.LightningDataModule):
         return [shard for split in self._splits.values() for shard in split.shards]
 
     def _set_up(self, stage: str) -> None:
-        wants_training = stage in ("fit", "validate") or (
-            stage == "predict" and "val" in self.predict_splits
-        )
-        if wants_training and "train" not in self._splits:
-            self._setup_training()
-        wants_test = (
-            stage == "test"
-            or (stage == "predict" and "test" in self.predict_splits)
-            or (stage == "fit" and self.predicts_after_fit and self.has_test())
+        trainer, wanted = self.trainer, splits_of_stage(stage, self.predict_splits)
+        if not {"train", "val"}.isdisjoint(wanted) and "train" not in self._splits:
+            self._splits["train"], self._splits["val"] = self._caches.read_training(
+                self._selection.read_training,
+                num_processes=trainer.world_size // trainer.num_nodes if trainer else 1,
+            )
+        wants_test = "test" in wanted or (
+            stage == "fit" and self.predicts_after_fit and self.has_test()
         )
         if wants_test and "test" not in self._splits:
             test = self._selection.read_test(needs_targets=stage == "test")
@@ -245,13 +240,6 @@ class MelanomaDataModule(pl.LightningDataModule):
             self.table("train"),
             extra_rate=self.hparams["extra_rate"],
             positive_rate=self.hparams["positive_rate"],
-        )
-
-    def _setup_training(self) -> None:
-        trainer = self.trainer
-        self._splits["train"], self._splits["val"] = self._caches.read_training(
-            self._selection.read_training,
-            num_processes=trainer.world_size // trainer.num_nodes if trainer else 1,
         )
 
 

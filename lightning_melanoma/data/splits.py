@@ -1,6 +1,7 @@
-"""Training and validation: one held out of the other, and what both must promise."""
+"""Which splits there are, how validation is held out of training, and what both must promise."""
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from lightning_melanoma.data.folds import patient_folds, shard_folds
 from lightning_melanoma.data.table import Split
 
+#: The parts of the data, by the names that tables and loaders go by.
+SplitName = Literal["train", "val", "test"]
 #: What folds keep whole.
 FoldRule = Literal["patients", "shards"]
 
@@ -17,6 +20,22 @@ FoldRule = Literal["patients", "shards"]
 _NAMED_IDS = 3
 
 _log = logging.getLogger(__name__)
+
+
+def splits_of_stage(stage: str, predicted: Sequence[SplitName]) -> Sequence[SplitName]:
+    """Return the splits that a stage runs over.
+
+    Args:
+        stage: `fit`, `validate`, `test` or `predict`.
+        predicted: those of `predict`.
+    """
+    stages: dict[str, Sequence[SplitName]] = {
+        "fit": ("train", "val"),
+        "validate": ("val",),
+        "test": ("test",),
+        "predict": predicted,
+    }
+    return stages[stage]
 
 
 def assign_folds(split: Split, by: FoldRule, *, num_folds: int) -> NDArray[np.int64]:

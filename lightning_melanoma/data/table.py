@@ -24,7 +24,6 @@ OnCorrupt = Literal["raise", "skip"]
 # The metadata that are numbers; text that says one is taken for it.
 _NUMBERS = ("age_approx", "width", "height")
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -1,13 +1,13 @@
 """What the patient's age adds to what is seen: a term of the log-odds beside the network's."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_melanoma.data.datamodule import MelanomaDataModule, SplitName
+from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.splits import splits_of_stage
 from lightning_melanoma.predictions import known_ages
 
 #: Years at which the term is 0, about the mean of the ISIC sets: an unknown age counts as this.
@@ -48,13 +48,7 @@ def check_ages(data: MelanomaDataModule, stage: str) -> None:
     Raises:
         ValueError: no record of the training split has one.
     """
-    stages: dict[str, Sequence[SplitName]] = {
-        "fit": ("train", "val"),
-        "validate": ("val",),
-        "test": ("test",),
-        "predict": data.predict_splits,
-    }
-    for split in stages[stage]:
+    for split in splits_of_stage(stage, data.predict_splits):
         ages = known_ages(data.table(split))
         missing = int(ages.isna().sum())
         if split == "train" and missing == len(ages):
