@@ -58,21 +58,28 @@ def curves_figure(
         _mark_epochs(axes, history, best_epoch, overfit_since)
         _mark_value(axes, history, f"val_{metric}", best_epoch)
     axes = figure.add_subplot(grid[2, :], xlabel="epoch")
+    _draw_rate(axes, history)
+    _mark_epochs(axes, history, best_epoch, overfit_since)
+    lines = [_finding(overfit_since)]
+    add_title(figure, _title(history, best_epoch, monitor), lines=lines)
+    _add_legend(figure, has_best=best_epoch is not None)
+    return figure
+
+
+def _draw_rate(axes: Axes, history: History) -> None:
     axes.set_title("Learning rate")
     _draw_series(axes, history, "lr", color=MUTED)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.yaxis.set_major_formatter("{x:g}")
-    _mark_epochs(axes, history, best_epoch, overfit_since)
-    finding = ("validation log loss does not rise beyond noise", MUTED)
-    if overfit_since is not None:
-        words = (
-            f"shaded: validation log loss rising since epoch {overfit_since}, training's falling"
-        )
-        finding = (words, ACCENT)
-    add_title(figure, _title(history, best_epoch, monitor), lines=[finding])
-    _add_legend(figure, has_best=best_epoch is not None)
-    return figure
+
+
+def _finding(overfit_since: int | None) -> tuple[str, str]:
+    """Return what the curves tell, and its color."""
+    if overfit_since is None:
+        return "validation log loss does not rise beyond noise", MUTED
+    rising = f"validation log loss rising since epoch {overfit_since}"
+    return f"shaded: {rising}, training's falling", ACCENT
 
 
 def _draw_series(axes: Axes, history: History, key: str, *, color: str) -> None:

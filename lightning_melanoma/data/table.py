@@ -81,18 +81,21 @@ def read_split(
     _check_not_empty(table, shards, prefix)
     if metadata is not None:
         table = _join(table, metadata, must_be_known=must_be_known)
+    return Split(shards, _as_split(table, shards), [str(fault) for fault in faults])
+
+
+def _as_split(table: pd.DataFrame, shards: Sequence[Shard]) -> pd.DataFrame:
+    """Return the columns of a `Split`'s table, of an index's with the metadata that there is."""
     if "target" not in table:
         table["target"] = np.nan
-    numbers = _numbers(table, "target", shards, "0 or 1")
-    table["target"] = numbers.astype(float)
+    table["target"] = _numbers(table, "target", shards, "0 or 1").astype(float)
     for name in _NUMBERS:
         if name in table:
             table[name] = _numbers(table, name, shards, "a number")
     add_patients(table, shards)
     table["fold"] = -1
     names = ["image_name", "patient_id", "patient", "target", "fold"]
-    columns = [*PLACE, *names, *(name for name in METADATA if name in table)]
-    return Split(shards, table[columns], [str(fault) for fault in faults])
+    return table[[*PLACE, *names, *(name for name in METADATA if name in table)]]
 
 
 def add_patients(table: pd.DataFrame, shards: Sequence[Shard]) -> None:
