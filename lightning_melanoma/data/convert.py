@@ -18,7 +18,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from lightning_melanoma.csv_tables import read_csv
+from lightning_melanoma.csv_tables import check_unique, read_csv
 from lightning_melanoma.data.decode import ImageError, decode_image
 from lightning_melanoma.data.folds import patient_folds
 from lightning_melanoma.records.example import serialize_example
@@ -120,12 +120,7 @@ def _read_table(path: str, columns: dict[str, str], melanoma: list[str] | None) 
     dtypes = {columns.get(name, name): "str" for name in names}
     table = _rename(read_csv(path, dtypes, has_missing_words=True), columns, path)
     table["image_name"] = table["image_name"].astype(str)
-    twice = table["image_name"].duplicated()
-    if twice.any():
-        raise ValueError(
-            f"csv {path}: expected each image_name once, found "
-            f"{table['image_name'][twice].iloc[0]} again"
-        )
+    check_unique(table["image_name"], f"csv {path}")
     if melanoma is not None:
         table["target"] = _targets(table, melanoma, path)
     elif "target" in table:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lightning_melanoma.csv_tables import read_csv
+from lightning_melanoma.csv_tables import check_unique, read_csv
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.records.index import PLACE, OnImage, index_shards
@@ -149,12 +149,7 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
             f"data.metadata {path}: expected a column `image_name`, found "
             f"{', '.join(named.columns)}; name the id column so"
         )
-    twice = named["image_name"].duplicated()
-    if twice.any():
-        raise ValueError(
-            f"data.metadata {path}: expected each image_name once, found "
-            f"{named['image_name'][twice].iloc[0]} again; remove the second row"
-        )
+    check_unique(named["image_name"], f"data.metadata {path}")
     known = table["image_name"].isin(named["image_name"])
     if must_be_known:
         _check_known(table, known, path, tells_patients="patient_id" in named)

@@ -60,6 +60,11 @@ def test_melanoma_makes_targets_of_diagnoses(folder):
     assert found.set_index("image_name")["target"].to_dict() == {"a": 0, "b": 1, "c": 1}
 
 
+def test_an_image_that_the_table_has_twice_is_refused(folder):
+    line = refusal(folder, {"image_name": ["a", "b", "b"], "target": [0, 1, 0]})
+    assert line == "csv table.csv: expected unique ids, found ids again in 1 of 3 rows: b"
+
+
 @pytest.mark.parametrize("theirs", ["target", "label"])
 def test_melanoma_does_not_replace_targets(folder, theirs):
     table = {"diagnosis": ["nv", "mel", "nv"], theirs: [0, 1, 1]}

@@ -62,6 +62,14 @@ def test_records_without_patients_are_split_by_shards_and_that_is_said_once(tmp_
     assert "data.metadata" in caplog.text
 
 
+def test_an_image_that_the_metadata_have_twice_is_refused(shards, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("image_name,target\nISIC_0000001,0\nISIC_0000001,1\n")
+    line = r"^data\.metadata .*train\.csv: expected unique ids, found ids again in 1 of 2 rows: "
+    with pytest.raises(ValueError, match=line + "ISIC_0000001$"):
+        datamodule(shards, metadata=str(path)).table("train")
+
+
 @pytest.mark.parametrize("unknown", [-1, "", "-1"])
 def test_an_unknown_patient_is_nobody(tmp_path, unknown):
     write_shards(tmp_path, num_shards=5, num_records=8, patient_id=unknown)
