@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from lightning_melanoma.data.audit_records import Finding, Inspection
-from lightning_melanoma.data.exclusion import shard_label
+from lightning_melanoma.records.storage import short_labels
 
 # Fields whose absence from some shards of a set makes training go wrong.
 _LEARNT_FROM = ("target", "patient_id")
@@ -25,8 +25,8 @@ def sets_of_shards(inspection: Inspection) -> dict[str, list[int]]:
     sets: dict[str, list[int]] = defaultdict(list)
     for number, shard in enumerate(inspection.shards):
         start = re.match(r"\D*", shard.name)
-        sets[f"{shard.folder}/{start[0] if start else ''}*"].append(number)
-    return dict(sets)
+        sets[f"{shard.url.removesuffix(shard.name)}{start[0] if start else ''}*"].append(number)
+    return dict(zip(short_labels(list(sets)), sets.values(), strict=True))
 
 
 def count_fields(inspection: Inspection, shards: Sequence[int]) -> FieldCounts:
@@ -46,9 +46,7 @@ def check_fields(inspection: Inspection) -> Iterator[Finding]:
     for name, numbers in sets_of_shards(inspection).items():
         counts = {number: count_fields(inspection, [number]) for number in numbers}
         by_shard = {
-            shard_label(inspection.shards[number]): fields
-            for number, fields in counts.items()
-            if fields
+            inspection.labels[number]: fields for number, fields in counts.items() if fields
         }
         yield from _changes_within(by_shard)
         sets[name] = count_fields(inspection, numbers)

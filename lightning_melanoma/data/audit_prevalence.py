@@ -8,7 +8,6 @@ from typing import TypedDict
 import pandas as pd
 
 from lightning_melanoma.data.audit_records import Inspection
-from lightning_melanoma.data.exclusion import shard_label
 from lightning_melanoma.predictions import known_ages
 
 # Edges of the age bands, years.
@@ -31,7 +30,6 @@ class PrevalenceEntry(TypedDict):
 def count_melanomas(inspection: Inspection) -> list[PrevalenceEntry]:
     """Return the prevalence on each side, by source, sex, age, site and shard."""
     table = inspection.table
-    labels = [shard_label(shard) for shard in inspection.shards]
     side = table["is_val"].map({True: "--val", False: "given"})
     columns = {
         **({"side": side} if inspection.num_val else {"all": side}),
@@ -39,7 +37,7 @@ def count_melanomas(inspection: Inspection) -> list[PrevalenceEntry]:
         "sex": _named(table["sex"]),
         "age": _age_bands(known_ages(table)),
         "site": _named(table["anatom_site_general_challenge"]),
-        "shard": table["shard"].map(dict(enumerate(labels))),
+        "shard": table["shard"].map(dict(enumerate(inspection.labels))),
     }
     targets = pd.to_numeric(table["target"], errors="coerce").astype(float)
     return [

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lightning_melanoma.data.exclusion import Exclusion, shard_label
+from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.fingerprint import Fingerprint, fingerprint, header_fingerprint
 from lightning_melanoma.data.sample import METADATA
 from lightning_melanoma.data.table import add_patients
 from lightning_melanoma.records.example import Value, parse_example, plain_fields
 from lightning_melanoma.records.reader import ShardReader
-from lightning_melanoma.records.storage import Shard
+from lightning_melanoma.records.storage import Shard, short_labels
 from lightning_melanoma.records.tfrecord import (
     CorruptRecordError,
     Record,
@@ -54,6 +54,7 @@ class Inspection(NamedTuple):
 
     Attributes:
         shards: those of `--val` first, so that of two equal images the later one is to go.
+        labels: how messages and drop files name each of them.
         num_val: how many of them are `--val`'s.
         table: a row a record that holds an example with an id: ``shard`` (number in `shards`),
             ``record``, ``offset``, ``is_val``, ``fields`` ("name:kind" of each, in order of name),
@@ -64,6 +65,7 @@ class Inspection(NamedTuple):
     """
 
     shards: list[Shard]
+    labels: list[str]
     num_val: int
     table: pd.DataFrame
     findings: list[Finding]
@@ -102,7 +104,8 @@ def inspect_shards(
     )
     add_patients(table, shards)
     table["is_val"] = table["shard"] < num_val
-    return Inspection(list(shards), num_val, table, inspector.findings, damaged)
+    labels = short_labels([shard.url for shard in shards])
+    return Inspection(list(shards), labels, num_val, table, inspector.findings, damaged)
 
 
 class _Inspector:
@@ -202,7 +205,7 @@ class _Inspector:
 def place_of(inspection: Inspection, row: int) -> str:
     """Return where a row of the table comes from: shard, record and byte."""
     found = inspection.table.iloc[row]
-    label = shard_label(inspection.shards[found["shard"]])
+    label = inspection.labels[found["shard"]]
     return f"{label}: record {found['record']} at byte {found['offset']}"
 
 

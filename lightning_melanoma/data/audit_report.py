@@ -9,7 +9,6 @@ from lightning_melanoma.data.audit_checks import CHECKS
 from lightning_melanoma.data.audit_fields import count_fields, sets_of_shards
 from lightning_melanoma.data.audit_prevalence import PrevalenceEntry, count_melanomas
 from lightning_melanoma.data.audit_records import Finding, Inspection
-from lightning_melanoma.data.exclusion import shard_label
 
 # Findings of one check that the table to read shows; JSON has them all.
 _SHOWN = 20
@@ -138,8 +137,7 @@ def drop_list(inspection: Inspection, findings: Sequence[Finding]) -> str:
     writer.writerow(["image_name", "shard", "record", "reason"])
     for row in sorted(reasons):
         name, shard, record = (table[column][row] for column in ("image_name", "shard", "record"))
-        label = shard_label(inspection.shards[int(shard)])
-        writer.writerow([name, label, record, ", ".join(reasons[row])])
+        writer.writerow([name, inspection.labels[int(shard)], record, ", ".join(reasons[row])])
     return text.getvalue()
 
 

@@ -1,10 +1,10 @@
 """Records to leave out of training and validation, by id or by place.
 
 A list of ids, or a file: plain text with an id a line, or a CSV with a column ``image_name`` as
-``audit --drop`` writes it. Where such a CSV has ``shard`` (``folder/name``) and ``record``, only
-that record is meant, so that of an image that is there twice one copy can stay. Two shards whose
-folders and files are named alike are not told apart. Plain text that begins with what looks like
-the names of columns is refused; ids that look so go into a CSV, quoted.
+``audit --drop`` writes it. Where such a CSV has ``shard`` (the end of its path) and ``record``,
+only that record is meant, so that of an image that is there twice one copy can stay. Plain text
+that begins with what looks like the names of columns is refused; ids that look so go into a CSV,
+quoted.
 """
 
 import csv
@@ -21,11 +21,6 @@ _log = logging.getLogger(__name__)
 
 # Characters of a first line that a message shows.
 _SHOWN = 80
-
-
-def shard_label(shard: Shard) -> str:
-    """Return how a drop file names a shard: its folder and name, the same wherever it was put."""
-    return f"{shard.folder}/{shard.name}"
 
 
 class Exclusion:
@@ -49,6 +44,7 @@ class Exclusion:
             for name in exclude or ():
                 self._add(str(name), None)
         self._met: set[str] = set()
+        self._met_at: set[tuple[str, tuple[str, int] | None]] = set()
         self._num_dropped = 0
 
     def covers(self, image_name: str, *, shard: Shard, record: int) -> bool:
@@ -57,9 +53,10 @@ class Exclusion:
         if places is None:
             return False
         self._met.add(image_name)
-        is_meant = None in places or (shard_label(shard), record) in places
-        self._num_dropped += is_meant
-        return is_meant
+        met = [place for place in places if place is None or _is_at(place, shard, record)]
+        self._met_at.update((image_name, place) for place in met)
+        self._num_dropped += bool(met)
+        return bool(met)
 
     def drop(self, table: pd.DataFrame, shards: Sequence[Shard]) -> pd.DataFrame:
         """Return a table without the records to be left out, its rows numbered anew.
@@ -78,7 +75,7 @@ class Exclusion:
         return table[kept].reset_index(drop=True)
 
     def report(self, setting: str, *, unknown: str) -> None:
-        """Log how many records are left out, and warn of ids that were not met.
+        """Log how many records are left out, and warn of ids and places that were not met.
 
         Args:
             setting: that the list was given by.
@@ -96,6 +93,20 @@ class Exclusion:
                 len(self._places),
                 unknown,
                 not_met[0],
+            )
+        places = [(name, place) for name in self._met for place in self._places[name] if place]
+        elsewhere = sorted(set(places) - self._met_at)
+        if elsewhere:
+            name, (label, record) = elsewhere[0]
+            _log.warning(
+                "%s: %d of %d records of the list are not where it says, the first %s (%s: record "
+                "%d); were folders renamed, or shards written anew? then audit them again",
+                setting,
+                len(elsewhere),
+                len(places),
+                name,
+                label,
+                record,
             )
 
     def _read(self, path: str) -> None:
@@ -128,6 +139,11 @@ class Exclusion:
     def _add(self, name: str, place: tuple[str, int] | None) -> None:
         if name:
             self._places.setdefault(name, set()).add(place)
+
+
+def _is_at(place: tuple[str, int], shard: Shard, record: int) -> bool:
+    label, number = place
+    return number == record and f"/{shard.url}".endswith(f"/{label}")
 
 
 def _check_is_id(line: str, path: str) -> None:

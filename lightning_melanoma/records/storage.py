@@ -6,7 +6,8 @@ URLs are fsspec's (``gs://``, ``s3://``, ``https://``, ``memory://``, plain path
 
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -70,6 +71,34 @@ class Shard:
         """The name of the nearest folder around it that tells a data set, not a part or format."""
         names = [folder.name for folder in PurePosixPath(self.url).parents]
         return next((name for name in names if name.lower() not in _NO_DATA_SET), self.folder)
+
+
+def short_labels(urls: Sequence[str]) -> list[str]:
+    """Return how messages name some files: by the end of each path, from its data set's folder on.
+
+    Of two that would be named alike, more of the path is told, until it differs.
+    """
+    paths = [url.split("/") for url in urls]
+    lengths = [_num_telling(path) for path in paths]
+    while True:
+        labels = ["/".join(path[-length:]) for path, length in zip(paths, lengths, strict=True)]
+        counts = Counter(labels)
+        alike = [
+            number
+            for number, label in enumerate(labels)
+            if counts[label] > 1 and lengths[number] < len(paths[number])
+        ]
+        if not alike:
+            return labels
+        for number in alike:
+            lengths[number] += 1
+
+
+def _num_telling(path: Sequence[str]) -> int:
+    # How many of the last parts of a path it takes to tell its data set.
+    folders = list(reversed(path[:-1]))
+    telling = (n for n, folder in enumerate(folders, 2) if folder.lower() not in _NO_DATA_SET)
+    return next(telling, 2)
 
 
 def find_shards(paths: str | Iterable[str], *, prefix: str = "") -> list[Shard]:

@@ -383,6 +383,37 @@ def test_without_what_the_drop_file_names_a_set_is_clean(tmp_path, given, val):
     assert (again["records"], again["val_records"]) == (7, 6)
 
 
+def test_sets_in_folders_named_alike_are_looked_at_apart(tmp_path):
+    odd = [[record(n, patient_id=None) for n in range(4)], [record(n) for n in range(4, 8)]]
+    write(tmp_path / "siim/tfrecords", odd)
+    write(tmp_path / "isic/tfrecords", records(4, start=100))
+    report = report_of(tmp_path, tmp_path / "*/tfrecords/*")
+    (message,) = messages(report, "fields")
+    assert message.endswith("found in 1 of 2, not in siim/tfrecords/train00-4.tfrec")
+    assert {entry["shards"] for entry in report["fields"]} == {
+        "isic/tfrecords/train*",
+        "siim/tfrecords/train*",
+    }
+    by_shard = [entry for entry in report["prevalence"] if entry["by"] == "shard"]
+    assert [(entry["value"], entry["records"]) for entry in by_shard] == [
+        ("isic/tfrecords/train00-4.tfrec", 4),
+        ("siim/tfrecords/train00-4.tfrec", 4),
+        ("siim/tfrecords/train01-4.tfrec", 4),
+    ]
+
+
+@pytest.mark.parametrize("folder", ["tfrecords", "set"])
+def test_of_a_shard_that_is_there_twice_one_stays(tmp_path, folder):
+    for copy in ("a", "b"):
+        write(tmp_path / copy / folder, records(6))
+    pattern, drop = tmp_path / f"*/{folder}/*", str(tmp_path / "drop.csv")
+    report = report_of(tmp_path, pattern, drop=drop)
+    places = f"a/{folder}/train00-6.tfrec: record 0 at byte 0; b/{folder}/train00-6.tfrec: record 0"
+    assert places in messages(report, "ids")[0]
+    again = report_of(tmp_path, pattern, exclude=drop)
+    assert (again["exit_status"], again["records"]) == (0, 6)
+
+
 def test_shards_behind_urls_are_audited(tmp_path, given):
     filesystem = fsspec.filesystem("memory")
     for path in given.iterdir():

@@ -70,6 +70,16 @@ def test_a_record_that_training_refuses_can_be_excluded(tmp_path):
     assert len(names_of(datamodule(tmp_path, ["ISIC_0000090"], train=train))) == 40
 
 
+def test_places_of_a_folder_that_was_renamed_are_a_warning(shards, tmp_path, caplog):
+    drop = tmp_path / "drop.csv"
+    rows = ("ISIC_0000003,shards/train00-8.tfrec,3", "ISIC_0000009,once/train01-8.tfrec,1")
+    drop.write_text("\n".join(["image_name,shard,record", *rows]))
+    assert "ISIC_0000009" in names_of(datamodule(shards, str(drop)))
+    assert "data.exclude: 1 of 2 records of the list are not where it says" in caplog.text
+    assert "the first ISIC_0000009 (once/train01-8.tfrec: record 1)" in caplog.text
+    assert "neither" not in caplog.text
+
+
 def test_a_place_leaves_the_other_copy_of_an_image(tmp_path):
     path = tmp_path / "drop.csv"
     path.write_text("image_name,shard,record\na,set/train00-8.tfrec,3\n")

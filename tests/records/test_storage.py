@@ -7,7 +7,7 @@ import pytest
 from conftest import write_shards
 
 from lightning_melanoma.records.reader import ShardReader
-from lightning_melanoma.records.storage import find_shards
+from lightning_melanoma.records.storage import find_shards, short_labels
 from lightning_melanoma.records.tfrecord import CorruptRecordError, read_records, write_shard
 
 
@@ -164,3 +164,25 @@ def test_a_temporary_folder_that_is_full_is_named_with_the_shard_and_a_way_out(
         f"shard {shard.url}: expected room to unpack it in {tmp_path}/small, found none (File too "
         "large); set TMPDIR to a folder on a larger disk, or unpack the shards"
     )
+
+
+def test_files_are_named_as_shortly_as_tells_them_apart():
+    urls = [
+        "/data/demo/train00-8.tfrec",
+        "/data/siim/tfrecords/train00-8.tfrec",
+        "/a/isic/train/train00-8.tfrec",
+        "/b/isic/train/train00-8.tfrec",
+        "gs://bucket/train00-8.tfrec",
+        "/train/test/x.tfrec",
+    ]
+    assert short_labels(urls) == [
+        "demo/train00-8.tfrec",
+        "siim/tfrecords/train00-8.tfrec",
+        "a/isic/train/train00-8.tfrec",
+        "b/isic/train/train00-8.tfrec",
+        "bucket/train00-8.tfrec",
+        "test/x.tfrec",
+    ]
+    # The whole of one is the end of another.
+    assert short_labels(["/set/a.tfrec", "/x/set/a.tfrec"]) == ["/set/a.tfrec", "x/set/a.tfrec"]
+    assert short_labels(["/set/a.tfrec"] * 2) == ["/set/a.tfrec"] * 2
