@@ -40,6 +40,13 @@ def read_csv(
             keep_default_na=has_missing_words,
             na_values=[""],
         )
+    except TypeError as error:
+        # Pandas does not say in which column.
+        types = dtypes.items() if isinstance(dtypes, Mapping) else ()
+        whole = ", ".join(name for name, dtype in types if dtype == "Int64")
+        raise ValueError(
+            f"{path}: expected whole numbers or nothing in {whole}, found a fraction"
+        ) from error
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: expected a CSV table, found: {reason}") from error

@@ -12,6 +12,20 @@ def test_only_an_empty_field_is_missing_and_numbers_come_back_exactly(tmp_path):
     pd.testing.assert_series_equal(found["value"], table["value"], check_exact=True)
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("0.5", "whole numbers or nothing in fold, width, found a fraction"),
+        ("wide", 'a CSV table, found: Unable to parse string "wide"'),
+    ],
+)
+def test_a_column_of_whole_numbers_has_no_others(tmp_path, value, found):
+    (tmp_path / "a.csv").write_text(f"image_name,fold,width\na,1,{value}\nb,,3\n")
+    message = rf"a\.csv: expected {found}"
+    with pytest.raises(ValueError, match=message):
+        read_csv(tmp_path / "a.csv", {"image_name": "string", "fold": "Int64", "width": "Int64"})
+
+
 def test_ids_that_are_there_twice_are_counted_and_the_first_three_named():
     names = pd.Series(list("abcdefabcdea"))
     message = r"^x\.csv: expected unique ids, found ids again in 6 of 12 rows: a, b, c and 2 more$"

@@ -21,8 +21,13 @@ from lightning_melanoma.records.tfrecord import place_in_words
 #: What to do about a record that cannot be read.
 OnCorrupt = Literal["raise", "skip"]
 
-# The metadata that are numbers; text that says one is taken for it.
-_NUMBERS = ("age_approx", "width", "height")
+# What the columns that are numbers must hold; text that says one is taken for it.
+_NUMBERS = {
+    "target": "0 or 1",
+    "age_approx": "a number",
+    "width": "a whole number",
+    "height": "a whole number",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -88,10 +93,10 @@ def _as_split(table: pd.DataFrame, shards: Sequence[Shard]) -> pd.DataFrame:
     """Return the columns of a `Split`'s table, of an index's with the metadata that there is."""
     if "target" not in table:
         table["target"] = np.nan
-    table["target"] = _numbers(table, "target", shards, "0 or 1").astype(float)
     for name in _NUMBERS:
         if name in table:
-            table[name] = _numbers(table, name, shards, "a number")
+            table[name] = _numbers(table, name, shards)
+    table["target"] = table["target"].astype(float)
     add_patients(table, shards)
     table["fold"] = -1
     names = ["image_name", "patient_id", "patient", "target", "fold"]
@@ -193,19 +198,22 @@ def _is_unknown(patient_ids: "pd.Series[Any]") -> "pd.Series[bool]":
     return patient_ids.isna() | patient_ids.astype(str).isin(["-1", "-1.0", ""])
 
 
-def _numbers(
-    table: pd.DataFrame, name: str, shards: Sequence[Shard], expected: str
-) -> "pd.Series[float]":
+def _numbers(table: pd.DataFrame, name: str, shards: Sequence[Shard]) -> "pd.Series[float]":
     """Return a column as numbers, NaN where it is missing or an empty text."""
     found = table[name].mask(table[name] == "")
     numbers = pd.to_numeric(found, errors="coerce")
-    is_right = numbers.isin([0, 1]) if name == "target" else numbers.notna()
+    is_right = numbers.notna()
+    if name == "target":
+        is_right = numbers.isin([0, 1])
+    elif name != "age_approx":
+        # As prediction tables have them.
+        is_right = (numbers % 1 == 0) & (numbers < 2**31)
     wrong = found.notna() & ~is_right
     if wrong.any():
         row = table[wrong].iloc[0]
         where = place_in_words(shards[row["shard"]].url, row["record"], row["offset"])
         raise ValueError(
-            f"{where} ({row['image_name']}): expected {name} {expected}, found {row[name]}; "
+            f"{where} ({row['image_name']}): expected {name} {_NUMBERS[name]}, found {row[name]}; "
             "correct the shard or the data.metadata CSV, or leave the record out"
         )
     return numbers

@@ -225,6 +225,10 @@ def test_metadata_stored_as_text_are_numbers(tmp_path):
     write_shards(tmp_path / "b", num_shards=4, num_records=4, age_approx="85+")
     with pytest.raises(ValueError, match=r"record 0 .*expected age_approx a number, found 85\+"):
         datamodule(tmp_path / "b", split="shards", num_folds=4).table("train")
+    # A prediction table could not hold it, which nobody should hear behind a training.
+    write_shards(tmp_path / "c", num_shards=4, num_records=4, width="100.5")
+    with pytest.raises(ValueError, match=r"expected width a whole number, found 100\.5"):
+        datamodule(tmp_path / "c", split="shards", num_folds=4).table("train")
 
 
 def test_a_target_other_than_0_or_1_is_an_error(tmp_path):
