@@ -4,12 +4,14 @@ In our own only an empty field is a missing value. Numbers are printed with as m
 takes to read the same float64 back. What the columns mean is up to others: see `predictions`.
 """
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lightning_melanoma.records.access import is_local, read_whole
 from lightning_melanoma.records.files import atomic_file
 
 # A message names as many ids, and counts the rest.
@@ -22,18 +24,19 @@ def read_csv(
     """Return the table of a CSV, NA where a field is empty.
 
     Args:
-        path: of the file.
+        path: of the file, or its URL.
         dtypes: pandas' dtype of each column by name, where it is not to be guessed; or that of all.
         has_missing_words: it is somebody else's, where NA, nan and their like stand for nothing.
 
     Raises:
-        ValueError: it is no CSV, or a field is not of its column's type.
+        ValueError: it is no CSV, a field is not of its column's type, or a URL's scheme is unknown.
         OSError: it cannot be read.
     """
     wanted: Any = dtypes
+    source = path if is_local(str(path)) else io.BytesIO(read_whole(str(path)))
     try:
         table: pd.DataFrame = pd.read_csv(
-            path,
+            source,
             dtype=wanted,
             float_precision="round_trip",
             # An image of ours may well be called "NA".
@@ -45,7 +48,7 @@ def read_csv(
         types = dtypes.items() if isinstance(dtypes, Mapping) else ()
         whole = ", ".join(name for name, dtype in types if dtype == "Int64")
         raise ValueError(
-            f"{path}: expected whole numbers or nothing in {whole}, found a fraction"
+            f"{path}: expected whole numbers or nothing in {whole}, found another value"
         ) from error
     except ValueError as error:
         reason = " ".join(str(error).split())

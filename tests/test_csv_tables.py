@@ -1,3 +1,4 @@
+import fsspec
 import pandas as pd
 import pytest
 
@@ -12,10 +13,19 @@ def test_only_an_empty_field_is_missing_and_numbers_come_back_exactly(tmp_path):
     pd.testing.assert_series_equal(found["value"], table["value"], check_exact=True)
 
 
+def test_a_table_may_lie_elsewhere():
+    fsspec.filesystem("memory").pipe("/tables/a.csv", b"image_name\n007\n")
+    assert read_csv("memory://tables/a.csv", "str")["image_name"].tolist() == ["007"]
+    with pytest.raises(FileNotFoundError, match=r"memory://tables/b.csv: expected a file"):
+        read_csv("memory://tables/b.csv", "str")
+    with pytest.raises(ValueError, match=r"foo://a.csv: expected a path, gs://"):
+        read_csv("foo://a.csv", "str")
+
+
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        ("0.5", "whole numbers or nothing in fold, width, found a fraction"),
+        ("0.5", "whole numbers or nothing in fold, width, found another value"),
         ("wide", 'a CSV table, found: Unable to parse string "wide"'),
     ],
 )

@@ -12,9 +12,9 @@ import logging
 import re
 from collections.abc import Sequence
 
-import fsspec
 import pandas as pd
 
+from lightning_melanoma.records.access import read_whole
 from lightning_melanoma.records.storage import Shard
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ class Exclusion:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a CSV has no column ``image_name``, or names a record but not its shard, or its
-            number is none.
+            number is none; or a URL's scheme is unknown.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, exclude: str | Sequence[str] | None) -> None:
@@ -111,10 +112,8 @@ class Exclusion:
 
     def _read(self, path: str) -> None:
         try:
-            # newline="": the csv module reads line ends itself.
-            with fsspec.open(path, "rt", encoding="utf-8-sig", newline="") as stream:
-                lines = stream.read().splitlines()
-        except FileNotFoundError as error:
+            lines = read_whole(path).decode("utf-8-sig").splitlines()
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise FileNotFoundError(
                 f"exclude: expected a list of ids or a file of them, found no file {path}"
             ) from error

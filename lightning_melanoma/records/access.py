@@ -75,6 +75,22 @@ def ask(url: str, action: Callable[[Any, str], _T]) -> _T:
     raise AssertionError("each scheme has an identity")
 
 
+def read_whole(url: str) -> bytes:
+    """Return what is in the file at a path or URL, unpacked where its name says that it is packed.
+
+    Raises:
+        OSError: as `ask` does.
+        ValueError: likewise.
+    """
+
+    def read(filesystem: Any, root: str) -> bytes:  # noqa: ANN401 - fsspec's have no types
+        with filesystem.open(root, "rb", compression="infer") as stream:
+            data: bytes = stream.read()
+        return data
+
+    return ask(url, read)
+
+
 def _identities(scheme: str) -> list[dict[str, Any]]:
     """Return the options of a scheme's file system, as one after the other is to be tried."""
     if scheme in ("gs", "gcs"):

@@ -1,5 +1,7 @@
+import gzip
 import logging
 
+import fsspec
 import pytest
 from conftest import write_shards
 
@@ -109,6 +111,17 @@ def test_a_file_that_is_no_list_is_an_error(tmp_path, content, error, message):
         path.write_bytes(content)
     with pytest.raises(error, match=message):
         Exclusion(str(path))
+
+
+def test_a_list_may_lie_elsewhere(tmp_path):
+    fsspec.filesystem("memory").pipe("/lists/drop.csv.gz", gzip.compress(b"image_name\r\na\r\n"))
+    assert Exclusion("memory://lists/drop.csv.gz").covers("a", shard=SHARD, record=0)
+    with pytest.raises(FileNotFoundError, match=r"found no file memory://lists/no.csv"):
+        Exclusion("memory://lists/no.csv")
+    with pytest.raises(FileNotFoundError, match="expected a list of ids or a file of them"):
+        Exclusion(str(tmp_path))
+    with pytest.raises(ValueError, match=r"foo://drop.csv: expected a path, gs://"):
+        Exclusion("foo://drop.csv")
 
 
 def test_an_id_in_a_table_is_taken_as_it_is(tmp_path):
