@@ -135,6 +135,9 @@ class _Inspector:
             self._take(number, shard, record)
             bar.update(min(record.frame_size, before + shard.size - bar.n))
         bar.update(before + shard.size - bar.n)
+        if not num_whole and not num_damaged:
+            message = f"shard {shard.url}: expected records, found none; fetch it anew"
+            self.findings.append(Finding("framing", message))
         self._compare_with_name(shard, num_whole, num_damaged)
         return num_damaged
 

@@ -26,15 +26,14 @@ class SkippedRecords:
         """
         images = split.table["image_name"].iloc[np.array(sorted(unreadable_rows), np.int64)]
         lines = [f"{image}: its image cannot be read" for image in images]
-        total = len(split.table) + len(split.skipped)
-        self._tell(logging.WARNING, name, split.skipped, total=total)
+        self._tell(logging.WARNING, name, split.skipped)
         # Each of several processes has met its own: an error is heard from all of them.
-        self._tell(logging.ERROR, name, lines, total=total)
+        self._tell(logging.ERROR, name, lines)
 
-    def _tell(self, level: int, name: str, lines: Iterable[str], *, total: int) -> None:
+    def _tell(self, level: int, name: str, lines: Iterable[str]) -> None:
         new = [line for line in lines if line not in self._told]
         if new:
-            _log.log(level, "%s: %d of %d records were skipped:", name, len(new), total)
+            _log.log(level, "%s: skipped, as they cannot be read: %d", name, len(new))
             for line in new:
                 _log.log(level, "  %s", line)
         self._told.update(new)

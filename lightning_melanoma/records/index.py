@@ -22,7 +22,6 @@ from lightning_melanoma.records.tfrecord import (
     HEADER_SIZE,
     CorruptRecordError,
     Record,
-    place_in_words,
     scan_records,
 )
 
@@ -48,7 +47,8 @@ class Index(NamedTuple):
             its encoded image, likewise), ``image_name`` and every further field of the records but
             ``image`` and those named as one of these six, as found; a field that a record has not
             is missing (NaN), and its column then holds Python's own objects.
-        faults: the damaged records, which the table leaves out.
+        faults: the records that are damaged, are no examples, or have no ``image`` or no
+            ``image_name``; the table leaves them out.
     """
 
     table: pd.DataFrame
@@ -64,7 +64,7 @@ def index_shards(shards: Sequence[Shard], on_image: OnImage | None = None) -> In
             shard, the record's number and the encoded image.
 
     Raises:
-        ValueError: a record is no example, or has no ``image`` or no ``image_name``.
+        ValueError: a shard has no records, or none that is an example with an image and its name.
         OSError: a shard cannot be read.
     """
     indices = {number: kept_index(shard) for number, shard in enumerate(shards)}
@@ -130,7 +130,7 @@ def _scan(
 ) -> ShardIndex:
     rows: list[Row] = []
     faults = []
-    done = 0
+    done = num_strange = 0
     for record in scan_records(stream, shard.url):
         check_stop()
         if isinstance(record, CorruptRecordError):
@@ -140,31 +140,47 @@ def _scan(
         step = min(record.frame_size, shard.size - done)
         done += step
         bar.update(step)
-        row, image = _parsed(record, shard)
+        try:
+            row, image = _parsed(record)
+        except ValueError as error:
+            faults.append((shard.url, record.number, record.offset, str(error)))
+            num_strange += 1
+            continue
         rows.append(row)
         if on_image is not None and shard.is_remote:
             on_image(shard, record.number, image)
+    if faults and stream.read(1):
+        # The last is a header's, which would have told where the next record begins.
+        place, reason = faults[-1][:3], faults[-1][3]
+        faults[-1] = (*place, f"{reason}; what lies behind it in the shard cannot be found, either")
     if not rows and not faults:
         raise ValueError(f"shard {shard.url}: expected records, found none; fetch it anew")
+    if num_strange and num_strange == len(rows) + len(faults):
+        # Nothing of it is ours: no damage that could be skipped, but other data.
+        raise CorruptRecordError(*faults[0])
     bar.update(shard.size - done)
     return ShardIndex(rows, faults)
 
 
-def _parsed(record: Record, shard: Shard) -> tuple[Row, bytes]:
-    """Return the row of a record, and its image."""
-    where = place_in_words(shard.url, record.number, record.offset)
+def _parsed(record: Record) -> tuple[Row, bytes]:
+    """Return the row of a record, and its image.
+
+    Raises:
+        ValueError: it is no example of ours; the message says what, not where.
+    """
+    advice = "was the shard written for this program?"
     try:
         fields = parse_example(record.payload)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}; was the shard written for this program?") from error
+        raise ValueError(f"{error}; {advice}") from error
     for name in ("image", "image_name"):
         if name not in fields:
-            raise ValueError(
-                f"{where}: expected a field `{name}`, found {', '.join(sorted(fields)) or 'none'}"
-            )
+            found = ", ".join(sorted(fields)) or "none"
+            raise ValueError(f"expected a field `{name}`, found {found}; {advice}")
     image = fields["image"]
     if not isinstance(image, bytes):
-        raise ValueError(f"{where}: expected `image` to hold bytes, found {type(image).__name__}")
+        found = type(image).__name__
+        raise ValueError(f"expected `image` to hold bytes, found {found}; {advice}")
     place: Row = {
         "record": record.number,
         "offset": record.offset,

@@ -17,7 +17,7 @@ from lightning_melanoma.records.files import atomic_file
 from lightning_melanoma.records.storage import Shard, cache_dir
 
 #: Raised with every change of what an index holds, so that older ones are built anew.
-INDEX_FORMAT = 3
+INDEX_FORMAT = 4
 # Of the user's cache.
 _FOLDER = "index"
 

@@ -17,6 +17,8 @@ from PIL import Image
 from lightning_melanoma.cli import main
 from lightning_melanoma.data.audit import audit
 from lightning_melanoma.data.audit_checks import CHECKS
+from lightning_melanoma.data.exclusion import Exclusion
+from lightning_melanoma.data.table import read_split
 from lightning_melanoma.records.example import serialize_example
 from lightning_melanoma.records.tfrecord import write_shard
 
@@ -432,6 +434,25 @@ def test_a_shard_of_nothing_but_damage_is_reported(tmp_path):
     report = report_of(tmp_path, tmp_path)
     assert "this is no TFRecord file" in messages(report, "framing")[0]
     assert (report["exit_status"], report["prevalence"]) == (1, [])
+
+
+def test_a_packed_shard_of_nothing_is_reported(tmp_path):
+    (tmp_path / "train00.tfrec").write_bytes(gzip.compress(b""))
+    report = report_of(tmp_path, tmp_path)
+    assert "train00.tfrec: expected records, found none" in messages(report, "framing")[0]
+    assert report["exit_status"] == 1
+
+
+def test_what_audit_cannot_drop_is_skipped_by_training(tmp_path):
+    shard = records(12)[0]
+    shard[7].pop("image")
+    given, drop = write(tmp_path / "set", [shard]), str(tmp_path / "drop.csv")
+    report = report_of(tmp_path, given, drop=drop)
+    assert "record 7 at byte" in messages(report, "fields")[0]
+    split = read_split(
+        str(given), prefix="train", metadata=None, on_corrupt="skip", exclusion=Exclusion(drop)
+    )
+    assert split.table["record"].tolist() == [n for n in range(12) if n != 7]
 
 
 def test_long_lists_are_cut_in_the_text_alone(tmp_path, given):

@@ -295,7 +295,7 @@ def test_damaged_records_stop_the_run_or_are_skipped(shards, caplog):
     data = datamodule(shards, on_corrupt="skip")
     assert len(data.table("train")) + len(data.table("val")) == 31
     data.teardown("fit")
-    assert "train: 1 of" in caplog.text
+    assert "train: skipped, as they cannot be read: 1" in caplog.text
     assert "record 0 at byte 0" in caplog.text
 
 
@@ -319,7 +319,7 @@ def test_an_image_that_cannot_be_read_is_told_once_by_whichever_process_met_it(s
     for _ in range(2):
         skipped.report("train", split, {3})
     assert caplog.messages == [
-        "train: 1 of 32 records were skipped:",
+        "train: skipped, as they cannot be read: 1",
         "  ISIC_0000003: its image cannot be read",
     ]
 

@@ -138,18 +138,34 @@ def test_a_damaged_record_is_a_fault_and_the_rest_is_there(shards):
 
 
 @pytest.mark.parametrize("missing", ["image", "image_name"])
-def test_a_record_without_image_or_name_is_an_error(tmp_path, missing):
-    write_shard(tmp_path / "train00-1.tfrec", [serialize_example(fields(0, **{missing: None}))])
-    with pytest.raises(
-        ValueError, match=rf"record 0 at byte 0: expected a field `{missing}`, found"
-    ):
-        index.index_shards(find_shards(str(tmp_path)))
+def test_a_record_without_image_or_name_is_a_fault(tmp_path, missing):
+    records = [fields(0), fields(1, **{missing: None}), fields(2)]
+    write_shard(tmp_path / "train00-3.tfrec", map(serialize_example, records))
+    table, (fault,) = index.index_shards(find_shards(str(tmp_path)))
+    assert table["record"].tolist() == [0, 2]
+    assert f"record 1 at byte {table['length'][0]}: expected a field `{missing}`, f" in str(fault)
+    assert str(fault).endswith("; was the shard written for this program?")
 
 
-def test_a_record_that_is_no_example_is_an_error(tmp_path):
+def test_a_shard_whose_records_are_no_examples_is_an_error(tmp_path):
     write_shard(tmp_path / "train00-1.tfrec", [b"\x0a\xff\xff\xff"])
     with pytest.raises(ValueError, match=r"record 0 at byte 0: expected a tf\.train\.Example"):
         index.index_shards(find_shards(str(tmp_path)))
+
+
+def test_behind_a_damaged_header_the_rest_of_a_shard_is_said_to_be_lost(shards):
+    path = shards / "train00-8.tfrec"
+    whole = path.read_bytes()
+    _, second = index.index_shards(find_shards(str(path))).table["offset"][:2]
+    path.write_bytes(whole[: second + 9] + b"?" + whole[second + 10 :])
+    table, (fault,) = index.index_shards(find_shards(str(path)))
+    assert len(table) == 1
+    assert f"record 1 at byte {second}: length CRC" in str(fault)
+    assert str(fault).endswith("; what lies behind it in the shard cannot be found, either")
+    # At its end there is nothing that could be lost.
+    path.write_bytes(whole[: second + 5])
+    _, (fault,) = index.index_shards(find_shards(str(path)))
+    assert str(fault).endswith("the file is truncated")
 
 
 def test_a_count_in_the_name_that_is_not_met_is_a_warning(shards, caplog):
