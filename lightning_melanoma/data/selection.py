@@ -6,7 +6,7 @@ from typing import Literal
 from lightning_melanoma.data import splits
 from lightning_melanoma.data.exclusion import Exclusion
 from lightning_melanoma.data.synthetic import demo_data
-from lightning_melanoma.data.table import OnCorrupt, Split, read_split, require_targets
+from lightning_melanoma.data.table import MustKnow, OnCorrupt, Split, read_split, require_targets
 from lightning_melanoma.records.index import OnImage
 from lightning_melanoma.records.storage import cache_dir
 
@@ -15,6 +15,14 @@ _NUM_FOLDS, _DEMO_NUM_FOLDS = 5, 4
 
 _Setting = Literal["train", "val", "test", "extra_train"]
 _Paths = str | list[str] | None
+
+# Of each setting's records: the CSV is that of the training records.
+_MUST_KNOW: dict[_Setting, MustKnow] = {
+    "train": "some",
+    "extra_train": "patients",
+    "val": "patients",
+    "test": "nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,6 @@ class Selection:
             metadata=self.metadata,
             on_corrupt=self.on_corrupt,
             exclusion=exclusion,
-            must_be_known=setting != "test",
+            must_know=_MUST_KNOW[setting],
             on_image=on_image,
         )

@@ -18,6 +18,9 @@ from lightning_melanoma.records.index import PLACE, OnImage, index_shards
 from lightning_melanoma.records.storage import Shard, find_shards
 from lightning_melanoma.records.tfrecord import place_in_words
 
+#: Which records a CSV of metadata must know: none; if it tells patients, all; and one at least.
+MustKnow = Literal["nothing", "patients", "some"]
+
 #: What to do about a record that cannot be read.
 OnCorrupt = Literal["raise", "skip"]
 
@@ -58,7 +61,7 @@ def read_split(
     metadata: str | None,
     on_corrupt: OnCorrupt,
     exclusion: Exclusion | None = None,
-    must_be_known: bool = False,
+    must_know: MustKnow = "nothing",
     on_image: OnImage | None = None,
 ) -> Split:
     """Return the shards at `paths` and their table.
@@ -70,7 +73,8 @@ def read_split(
             records' codes. None: only what the records hold.
         on_corrupt: raise the first damaged record, or leave damaged ones out.
         exclusion: records to leave out; None for none.
-        must_be_known: a `metadata` that knows none of the records is an error, else a warning.
+        must_know: what `metadata` must know of the records: `patients`, where those are held
+            against others'; `some`, where it is these records' own. Less is a warning.
         on_image: as in `index_shards`.
 
     Raises:
@@ -85,7 +89,7 @@ def read_split(
         table = exclusion.drop(table, shards)
     _check_not_empty(table, shards, prefix)
     if metadata is not None:
-        table = _join(table, metadata, must_be_known=must_be_known)
+        table = _join(table, metadata, must_know)
     return Split(shards, _as_split(table, shards), [str(fault) for fault in faults])
 
 
@@ -145,7 +149,7 @@ def _check_not_empty(table: pd.DataFrame, shards: Sequence[Shard], prefix: str) 
         )
 
 
-def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFrame:
+def _join(table: pd.DataFrame, path: str, must_know: MustKnow) -> pd.DataFrame:
     # As text, ids such as 0012 stay as they are.
     dtypes = {"image_name": "str", "patient_id": "str", "source": "str"}
     named = read_csv(path, dtypes, has_missing_words=True)
@@ -156,8 +160,13 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
         )
     check_unique(named["image_name"], f"data.metadata {path}")
     known = table["image_name"].isin(named["image_name"])
-    if must_be_known:
-        _check_known(table, known, path, tells_patients="patient_id" in named)
+    if must_know == "some" and not known.any():
+        raise ValueError(
+            f"data.metadata {path}: expected the records' image_name, such as "
+            f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
+        )
+    if must_know != "nothing" and "patient_id" in named:
+        _check_patients_known(table, known, path)
     if not known.all():
         _log.warning(
             "data.metadata %s: no row for %d of %d records", path, (~known).sum(), len(known)
@@ -175,16 +184,9 @@ def _join(table: pd.DataFrame, path: str, *, must_be_known: bool) -> pd.DataFram
     return joined
 
 
-def _check_known(
-    table: pd.DataFrame, known: "pd.Series[bool]", path: str, *, tells_patients: bool
-) -> None:
-    if not known.any():
-        raise ValueError(
-            f"data.metadata {path}: expected the records' image_name, such as "
-            f"{table['image_name'].iloc[0]}, found none of them; is it the CSV of these shards?"
-        )
+def _check_patients_known(table: pd.DataFrame, known: "pd.Series[bool]", path: str) -> None:
     others = table[~known]
-    if tells_patients and "patient_id" in table and not _is_unknown(others["patient_id"]).all():
+    if "patient_id" in table and not _is_unknown(others["patient_id"]).all():
         # A patient's code and name look like two patients.
         raise ValueError(
             f"data.metadata {path}: expected a row for each record, as its patients cannot be "

@@ -146,7 +146,7 @@ def test_metadata_of_the_training_images_alone_cannot_tell_the_patients_of_other
     write_shards(tmp_path, num_shards=2, num_records=8, start=900, prefix="val")
     for setting in ("val", "extra_train"):
         others = {setting: str(tmp_path / "val*"), "split": "shards", "num_folds": 2}
-        with pytest.raises(ValueError, match="such as ISIC_0000900, found none of them"):
+        with pytest.raises(ValueError, match="found none for 16 of 16, the first ISIC_0000900"):
             datamodule(tmp_path, metadata=str(csv), **others).table("train")
 
 
@@ -165,9 +165,26 @@ def test_metadata_need_not_know_images_of_nobody(tmp_path):
     some = pd.DataFrame({"image_name": [f"ISIC_{n:07d}" for n in range(32)], "patient_id": "IP_1"})
     some.assign(patient_id=some["image_name"]).to_csv(csv, index=False)
     split = read_split(
-        str(tmp_path), prefix="train", metadata=str(csv), on_corrupt="raise", must_be_known=True
+        str(tmp_path), prefix="train", metadata=str(csv), on_corrupt="raise", must_know="some"
     )
     assert split.table["patient"].tolist()[32:] == [""] * 8
+
+
+def test_metadata_need_not_know_the_sets_beside_the_training_records(shards, tmp_path, caplog):
+    write_shards(tmp_path / "more", num_shards=1, num_records=8, start=500, patient_id=None)
+    write_shards(tmp_path / "val", num_shards=1, num_records=8, start=600, patient_id=None)
+    names = [f"ISIC_{n:07d}" for n in range(32)]
+    csv = tmp_path / "train.csv"
+    pd.DataFrame({"image_name": names, "sex": "male"}).to_csv(csv, index=False)
+    others = {"extra_train": str(tmp_path / "more"), "val": str(tmp_path / "val")}
+    table = datamodule(shards, metadata=str(csv), **others).table("train")
+    assert table["sex"].tolist() == ["male"] * 32 + [0, 1] * 4
+    assert caplog.text.count("no row for 8 of 8 records") == 2
+    # But where it tells patients, theirs might be the same under another name.
+    write_shards(tmp_path / "more", num_shards=1, num_records=8, start=500, patient_id=7)
+    pd.DataFrame({"image_name": names, "patient_id": "IP_1"}).to_csv(csv, index=False)
+    with pytest.raises(ValueError, match=r"found none for 8 of 8, the first ISIC_0000500"):
+        datamodule(shards, metadata=str(csv), **others).table("train")
 
 
 def test_records_that_metadata_do_not_know_keep_their_own(shards, tmp_path, caplog):
