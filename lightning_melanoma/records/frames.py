@@ -18,11 +18,13 @@ from lightning_melanoma.records.index import PLACE
 from lightning_melanoma.records.reader import ShardReader
 from lightning_melanoma.records.storage import Shard
 from lightning_melanoma.records.tfrecord import (
-    HEADER_SIZE,
     CorruptRecordError,
     place_in_words,
     unframe,
 )
+
+# Bytes that are read behind an image: see `Records.image_and_rest`.
+_REST = 3072
 
 
 class Records:
@@ -59,22 +61,38 @@ class Records:
             ahead: from `read_ahead`; a row that was not named there is read by itself.
 
         Raises:
+            CorruptRecordError: as `image_and_rest` does.
+            ChangedShardError: likewise.
+            OSError: likewise.
+        """
+        data, length = self.image_and_rest(row, ahead)
+        return data[:length]
+
+    def image_and_rest(self, row: int, ahead: BlockReader | None = None) -> tuple[memoryview, int]:
+        """Return what `image` does and some of what follows in the shard, and the image's length.
+
+        The rest is for a decoder that is faster while it sees its input's end far ahead. There may
+        be none of it, and it is not checked.
+
+        Raises:
             CorruptRecordError: the shard is damaged, or is another than was indexed.
             ChangedShardError: it was written to while it was being read.
             OSError: it cannot be read.
         """
         shard, record, offset, length, image_offset, image_length = self._places[row].tolist()
-        frame = ahead.frame(row, offset, length) if ahead is not None else None
-        if frame is None:
-            frame = self._read(shard, offset, length)
+        read = ahead.frame(row, offset, length) if ahead is not None else None
+        if read is None:
+            # From far away not a byte more than is wanted.
+            rest = _REST if self.layout is None else 0
+            read = self._read(shard, offset, length + rest)
+        data = memoryview(read)
         try:
-            data = unframe(frame, shard=self.shards[shard].url, record=record, offset=offset)
+            unframe(data[:length], shard=self.shards[shard].url, record=record, offset=offset)
         except CorruptRecordError:
             # Damage may be skipped, a shard that is another by now may not.
             self._reader(shard).check()
             raise
-        start = image_offset - offset - HEADER_SIZE
-        return data[start : start + image_length]
+        return data[image_offset - offset :], image_length
 
     def where(self, row: int) -> str:
         """Return the place of a record in words."""

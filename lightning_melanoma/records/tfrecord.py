@@ -68,12 +68,12 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
-def is_header(data: bytes) -> bool:
+def is_header(data: bytes | memoryview) -> bool:
     """Tell whether bytes are the header of a record: whole, with the checksum of its length."""
     return len(data) == HEADER_SIZE and _HEADER.unpack(data)[1] == masked_crc32c(data[:8])
 
 
-def unframe(frame: bytes, *, shard: str, record: int, offset: int) -> memoryview:
+def unframe(frame: bytes | memoryview, *, shard: str, record: int, offset: int) -> memoryview:
     """Return the data of one whole frame, a view of it, after checking both of its checksums.
 
     Args:
@@ -176,7 +176,7 @@ def write_shard(path: Path | str, payloads: Iterable[bytes]) -> int:
     return number
 
 
-def _check_header(header: bytes, *, shard: str, record: int, offset: int) -> int:
+def _check_header(header: bytes | memoryview, *, shard: str, record: int, offset: int) -> int:
     length, expected = _HEADER.unpack(header)
     if not is_header(header):
         found = masked_crc32c(header[:8])
@@ -187,7 +187,7 @@ def _check_header(header: bytes, *, shard: str, record: int, offset: int) -> int
     return int(length)
 
 
-def _raise_damage(frame: bytes, *, shard: str, record: int, offset: int) -> NoReturn:
+def _raise_damage(frame: bytes | memoryview, *, shard: str, record: int, offset: int) -> NoReturn:
     """Tell what is wrong with a frame that is not as it should be."""
     place = (shard, record, offset)
     if len(frame) < FRAMING_SIZE:

@@ -206,6 +206,34 @@ def test_a_view_among_other_bytes_is_read_as_the_image_alone(kind, mode, setting
     assert np.array_equal(decode_whole(view), decode_whole(data))
 
 
+def decoded(data: bytes, length: int | None = None) -> np.ndarray | str:
+    """Return the pixels of a 64 x 64 image, or what is wrong with it."""
+    out = np.zeros((64, 64, 3), np.uint8)
+    try:
+        decode_into(memoryview(data), out, length)
+    except ImageError as error:
+        return str(error)
+    return out
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"quality": 100}])
+@pytest.mark.parametrize("follows", [b"", b"\0", b"\xff\xd9", encoded(rgb(), "JPEG")], ids=len)
+def test_what_follows_an_image_changes_nothing(settings, follows):
+    rng = np.random.default_rng(0)
+    whole = encoded(
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)), "JPEG", **settings
+    )
+    for data in (whole, encoded(rgb().resize((64, 64)), "PNG"), b"text", b""):
+        alone = decoded(data)
+        assert np.array_equal(decoded(data + 2000 * follows, len(data)), alone)
+    # Cut off anywhere, and with some of its middle lost: an error, and the same one.
+    for length in rng.integers(0, len(whole), 60):
+        for data in (whole[:length], whole[: length // 2] + whole[length:]):
+            alone = decoded(data)
+            assert np.array_equal(decoded(data + 2000 * follows, len(data)), alone)
+            assert isinstance(alone, str) or data[-2:] == b"\xff\xd9"
+
+
 def test_exif_is_found_behind_other_segments_and_not_taken_from_pixels():
     exif = Image.Exif()
     exif[0x0112] = 6

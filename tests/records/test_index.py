@@ -1,3 +1,4 @@
+import gzip
 import json
 import logging
 import signal
@@ -51,6 +52,24 @@ def test_fields_that_are_named_as_places_do_no_harm(tmp_path):
     write_shard(tmp_path / "train00-1.tfrec", [serialize_example(own)])
     shards = find_shards(str(tmp_path))
     assert Records(shards, index.index_shards(shards).table).image(0) == b"pixels"
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_images_come_with_what_follows_them_in_the_shard(shards, is_packed):
+    path = shards / "train00-8.tfrec"
+    whole = path.read_bytes()
+    if is_packed:
+        path.write_bytes(gzip.compress(whole))
+    found = find_shards(str(path))
+    table = index.index_shards(found).table
+    records = Records(found, table)
+    for row, (start, length) in enumerate(zip(table.image_offset, table.image_length, strict=True)):
+        data, found_length = records.image_and_rest(row)
+        assert found_length == length
+        # Up to 3 kB behind the record, fewer at the shard's end.
+        end = table.offset[row] + table.length[row] + 3072
+        assert data == whole[start:end]
+        assert records.image(row) == whole[start : start + length]
 
 
 def test_an_image_that_is_no_bytes_is_refused_with_its_place(tmp_path):
