@@ -95,9 +95,14 @@ class Sampling:
 
 def class_counts(table: pd.DataFrame) -> tuple[int, int]:
     """Return how many (benign, melanoma) records a training table has, extra ones aside."""
-    own = table.loc[~_is_extra(table), "target"]
-    positives = int(own.sum())
+    own = own_records(table)
+    positives = int(own["target"].sum())
     return len(own) - positives, positives
+
+
+def own_records(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a training table without the records of `data.extra_train`: the population."""
+    return table[~_is_extra(table)]
 
 
 def _is_extra(table: pd.DataFrame) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from lightning_melanoma.metrics.logistic import fit_lines
+from lightning_melanoma.metrics.logistic import logistic_line
 from lightning_melanoma.metrics.rows import FloatArray, IntArray, checked
 
 # Guo et al., "On calibration of modern neural networks", ICML 2017, have as many.
@@ -140,15 +140,4 @@ def calibration_line(targets: npt.ArrayLike, logits: npt.ArrayLike) -> tuple[flo
         ValueError: lengths differ, a target is neither 0 nor 1, or a logit is not finite.
     """
     is_positive, values = checked(targets, logits, "logits")
-    positives, negatives = values[is_positive], values[~is_positive]
-    if not len(positives) or not len(negatives):
-        return math.nan, math.nan
-    if positives.min() >= negatives.max() or positives.max() <= negatives.min():
-        return math.nan, math.nan
-    line = fit_lines(
-        values[None],
-        np.ones((1, len(values))),
-        num_positives=np.array([float(len(positives))]),
-        moments=np.array([positives.sum()]),
-    )[0]
-    return float(line[0]), float(line[1])
+    return logistic_line(is_positive, values)

@@ -6,10 +6,12 @@ mass m at each place x. So a bootstrap draw is a row of masses, and rows that li
 be put in one place beforehand (see `resampling`).
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
-from lightning_melanoma.metrics.rows import FloatArray
+from lightning_melanoma.metrics.rows import BoolArray, FloatArray
 
 # Newton's method doubles the digits a step: from a step of 1e-9 on, the next is below rounding.
 _TOLERANCE = 1e-9
@@ -17,6 +19,31 @@ _MAX_STEPS = 60
 _MAX_HALVINGS = 30
 # Standard deviations of x: a line as steep parts the classes perfectly, and would go on rising.
 _MAX_SLOPE = 100.0
+
+
+def logistic_line(is_positive: BoolArray, values: FloatArray) -> tuple[float, float]:
+    """Return intercept and slope of the logistic regression of a target on one number.
+
+    Args:
+        is_positive: (N,), the targets.
+        values: (N,), finite.
+
+    Returns:
+        `(intercept, slope)`; two NaN when the classes are parted perfectly, only one is there, or
+        all values are equal: there is no best line then.
+    """
+    positives, negatives = values[is_positive], values[~is_positive]
+    if not len(positives) or not len(negatives):
+        return math.nan, math.nan
+    if positives.min() >= negatives.max() or positives.max() <= negatives.min():
+        return math.nan, math.nan
+    line = fit_lines(
+        values[None],
+        np.ones((1, len(values))),
+        num_positives=np.array([float(len(positives))]),
+        moments=np.array([positives.sum()]),
+    )[0]
+    return float(line[0]), float(line[1])
 
 
 def fit_lines(

@@ -3,23 +3,29 @@
 import logging
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.splits import splits_of_stage
+from lightning_melanoma.metrics.logistic import logistic_line
 from lightning_melanoma.predictions import known_ages
 
 #: Years at which the term is 0, about the mean of the ISIC sets: an unknown age counts as this.
 MIDDLE_AGE = 50.0
 # Years that the slope is for.
 _DECADE = 10.0
+# Decades from the middle at which a benign record and a melanoma each are added to those that the
+# slope is fitted to: of a handful of records it stays moderate, and there always is one.
+_ADDED = (-2.0, 2.0)
 
 _log = logging.getLogger(__name__)
 
 
 class AgeTerm(nn.Module):
-    """Adds to the logit in proportion to age; nothing where that is unknown, and before training.
+    """Adds to the logit in proportion to age; nothing where that is unknown, and before `start`.
 
     Attributes:
         slope: () float32, what the log-odds rise by in ten years.
@@ -28,6 +34,26 @@ class AgeTerm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.zeros(()))
+
+    def start(self, table: pd.DataFrame) -> None:
+        """Begin with the slope of a logistic regression on age alone.
+
+        From 0 it would not get far: it moves by about the sum of the learning rates at most, and
+        a network that knows its training images by heart leaves it little to explain.
+
+        Args:
+            table: the training records, extra sets aside: where these are older and have more
+                melanomas, that is no effect of age. Those without a known age do not count.
+        """
+        ages = known_ages(table)
+        is_known = ages.notna()
+        decades = (ages[is_known].to_numpy() - MIDDLE_AGE) / _DECADE
+        is_melanoma = (table["target"][is_known] == 1).to_numpy()
+        _, slope = logistic_line(
+            np.concatenate([is_melanoma, [False] * len(_ADDED), [True] * len(_ADDED)]),
+            np.concatenate([decades, _ADDED, _ADDED]),
+        )
+        nn.init.constant_(self.slope, slope)
 
     def forward(self, ages: Tensor) -> Tensor:
         """Return the term, (B,) float32, of ages, (B,) float32, years, below 0 where unknown."""

@@ -17,6 +17,7 @@ from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
+from lightning_melanoma.data.sampling import own_records
 from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.tasks.age import AgeTerm, check_ages
 from lightning_melanoma.tasks.judged import JudgedModule
@@ -109,7 +110,7 @@ class MelanomaClassifier(JudgedModule):
             self.register_buffer(f"_{name}", channels, persistent=False)
 
     def setup(self, stage: str) -> None:
-        """Take weights and bias from the training split's counts, once in a model's life."""
+        """Take weights, bias and slope from the training split, once in a model's life."""
         # Batches come in channels-last memory; convolutions are fastest when their weights agree.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
         data: MelanomaDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # ours
@@ -123,6 +124,8 @@ class MelanomaClassifier(JudgedModule):
         bias = output_bias(shown, weights, rule=self.hparams["output_bias"])
         self.prior.set(data.class_counts(), weights, shown=shown)
         nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
+        if self.age_term is not None:
+            self.age_term.start(own_records(data.table("train")))
 
     @property
     def mixes_targets(self) -> bool:

@@ -1,8 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import fields, jpeg
+from sklearn.linear_model import LogisticRegression
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.records.example import serialize_example
@@ -11,14 +13,14 @@ from lightning_melanoma.tasks.age import AgeTerm
 from lightning_melanoma.tasks.scratch import ScratchClassifier
 
 
-def data_of(folder, ages) -> MelanomaDataModule:
+def data_of(folder, ages, start=0, **settings) -> MelanomaDataModule:
     """Return 4 shards of one picture: old patients have a melanoma, young ones none."""
     picture = jpeg(0)
     for shard in range(4):
-        numbers = range(16 * shard, 16 * shard + 16)
+        numbers = range(start + 16 * shard, start + 16 * shard + 16)
         changes = [{"image": picture, "target": n % 2, "age_approx": ages[n % 2]} for n in numbers]
         records = [fields(n, **change) for n, change in zip(numbers, changes, strict=True)]
-        (folder / "shards").mkdir(exist_ok=True)
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
         write_shard(folder / f"shards/train{shard:02d}-16.tfrec", map(serialize_example, records))
     return MelanomaDataModule(
         train=str(folder / "shards"),
@@ -26,6 +28,7 @@ def data_of(folder, ages) -> MelanomaDataModule:
         allow_patient_overlap=True,
         image_size=32,
         batch_size=8,
+        **settings,
     )
 
 
@@ -66,6 +69,61 @@ def test_what_age_alone_tells_is_learned_and_predicted(tmp_path):
     # Without ages it is the image's part.
     images = torch.from_numpy(data.images("test", [0, 1])).permute(0, 3, 1, 2)
     assert learner.eval()(images)[0] == learner(images)[1]
+
+
+def test_the_slope_starts_as_age_alone_tells():
+    rng = np.random.default_rng(0)
+    ages = rng.integers(4, 18, 3000) * 5.0
+    targets = rng.random(3000) < 1 / (1 + np.exp(4 - 0.3 * (ages - 50) / 10))
+    table = pd.DataFrame({"age_approx": ages, "target": targets.astype(np.int64)})
+    unknown = pd.DataFrame({"age_approx": [-1.0, 999.0, np.nan] * 500, "target": [1] * 1500})
+    term = AgeTerm()
+    term.start(pd.concat([table, unknown], ignore_index=True))
+    # With a benign record and a melanoma of 30 years, and the same of 70.
+    decades = np.append((ages - 50) / 10, [-2, -2, 2, 2])
+    expected = LogisticRegression(C=np.inf, tol=1e-9).fit(
+        decades[:, None], np.append(targets, [0, 1, 0, 1])
+    )
+    assert term.slope.item() == pytest.approx(expected.coef_.item(), abs=1e-4)
+    assert term.slope.item() == pytest.approx(0.3, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("ages", "targets", "low", "high"),
+    [
+        # Where age parts the classes there would be no best line, nor with one class or one age.
+        ([20, 30, 70, 80], [0, 0, 1, 1], 0.3, 0.7),
+        ([80, 20], [1, 0], 0.1, 0.5),
+        ([20, 80, 50], [0, 0, 0], -0.1, 0.1),
+        ([45, 45], [0, 1], -0.01, 0.01),
+        ([60], [1], 0, 0.2),
+    ],
+)
+def test_the_slope_starts_moderate_with_few_records(ages, targets, low, high):
+    term = AgeTerm()
+    term.start(pd.DataFrame({"age_approx": ages, "target": targets}))
+    assert low <= term.slope.item() <= high
+
+
+def test_extra_records_do_not_tell_where_the_slope_starts(tmp_path):
+    data_of(tmp_path / "other", ages=(80, 30), start=100)
+    slopes = []
+    for extra in (None, str(tmp_path / "other/shards")):
+        data = data_of(tmp_path / "own", ages=(30, 80), extra_train=extra)
+        learner = task(learning_rate=0.0)
+        trainer(tmp_path).fit(learner, data)
+        slopes.append(learner.age_term.slope.item())
+    assert slopes[0] == slopes[1] > 0.5
+
+
+def test_a_slope_that_was_trained_does_not_start_again(tmp_path):
+    data = data_of(tmp_path, ages=(30, 80))
+    learner = task()
+    trainer(tmp_path, max_epochs=1).fit(learner, data)
+    with torch.no_grad():
+        learner.age_term.slope.fill_(-3.0)
+    trainer(tmp_path, max_epochs=1).fit(learner, data)
+    assert learner.age_term.slope < -2.5
 
 
 def test_the_slope_has_the_rate_of_the_head_and_no_decay(tmp_path):
