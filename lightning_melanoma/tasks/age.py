@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_melanoma.data.datamodule import MelanomaDataModule
+from lightning_melanoma.data.sampling import own_records
 from lightning_melanoma.data.splits import splits_of_stage
 from lightning_melanoma.metrics.logistic import logistic_line
 from lightning_melanoma.predictions import known_ages
@@ -42,9 +43,10 @@ class AgeTerm(nn.Module):
         a network that knows its training images by heart leaves it little to explain.
 
         Args:
-            table: the training records, extra sets aside: where these are older and have more
-                melanomas, that is no effect of age. Those without a known age do not count.
+            table: of the training split. Its extra records do not count: where a set is older and
+                has more melanomas, that is no effect of age. Nor do those without a known age.
         """
+        table = own_records(table)
         ages = known_ages(table)
         is_known = ages.notna()
         decades = (ages[is_known].to_numpy() - MIDDLE_AGE) / _DECADE

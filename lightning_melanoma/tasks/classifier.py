@@ -17,7 +17,6 @@ from lightning_melanoma.augment.pipeline import BatchAugment
 from lightning_melanoma.data.datamodule import MelanomaDataModule
 from lightning_melanoma.data.draws import step_seed
 from lightning_melanoma.data.sample import Batch
-from lightning_melanoma.data.sampling import own_records
 from lightning_melanoma.models.pixels import pixel_statistics
 from lightning_melanoma.tasks.age import AgeTerm, check_ages
 from lightning_melanoma.tasks.judged import JudgedModule
@@ -125,7 +124,7 @@ class MelanomaClassifier(JudgedModule):
         self.prior.set(data.class_counts(), weights, shown=shown)
         nn.init.constant_(self.network.head.bias, bias)  # type: ignore[union-attr, arg-type]  # ours
         if self.age_term is not None:
-            self.age_term.start(own_records(data.table("train")))
+            self.age_term.start(data.table("train"))
 
     @property
     def mixes_targets(self) -> bool:
