@@ -44,8 +44,8 @@ class Exclusion:
         else:
             for name in exclude or ():
                 self._add(str(name), None)
-        self._met: set[str] = set()
-        self._met_at: set[tuple[str, tuple[str, int] | None]] = set()
+        # Those of them that were met, of each id that was.
+        self._met: dict[str, set[tuple[str, int] | None]] = {}
         self._num_dropped = 0
 
     def covers(self, image_name: str, *, shard: Shard, record: int) -> bool:
@@ -53,9 +53,8 @@ class Exclusion:
         places = self._places.get(image_name)
         if places is None:
             return False
-        self._met.add(image_name)
-        met = [place for place in places if place is None or _is_at(place, shard, record)]
-        self._met_at.update((image_name, place) for place in met)
+        met = {place for place in places if place is None or _is_at(place, shard, record)}
+        self._met.setdefault(image_name, set()).update(met)
         self._num_dropped += bool(met)
         return bool(met)
 
@@ -85,7 +84,7 @@ class Exclusion:
         if not self._places:
             return
         _log.info("%s: %d records are left out.", setting, self._num_dropped)
-        not_met = sorted(set(self._places) - self._met)
+        not_met = sorted(set(self._places) - set(self._met))
         if not_met:
             _log.warning(
                 "%s: %d of %d ids are %s, the first %s; is it the list of these shards?",
@@ -95,16 +94,16 @@ class Exclusion:
                 unknown,
                 not_met[0],
             )
-        places = [(name, place) for name in self._met for place in self._places[name] if place]
-        elsewhere = sorted(set(places) - self._met_at)
+        listed = [(name, place) for name in self._met for place in self._places[name] if place]
+        elsewhere = sorted((name, *place) for name, place in listed if place not in self._met[name])
         if elsewhere:
-            name, (label, record) = elsewhere[0]
+            name, label, record = elsewhere[0]
             _log.warning(
                 "%s: %d of %d records of the list are not where it says, the first %s (%s: record "
                 "%d); were folders renamed, or shards written anew? then audit them again",
                 setting,
                 len(elsewhere),
-                len(places),
+                len(listed),
                 name,
                 label,
                 record,
