@@ -62,15 +62,10 @@ class Shard:
         return not is_local(self.url) and "::" not in self.url
 
     @property
-    def folder(self) -> str:
-        """The name of the folder that holds the file."""
-        return PurePosixPath(self.url).parent.name
-
-    @property
     def data_set(self) -> str:
         """The name of the nearest folder around it that tells a data set, not a part or format."""
-        names = [folder.name for folder in PurePosixPath(self.url).parents]
-        return next((name for name in names if name.lower() not in _NO_DATA_SET), self.folder)
+        path = self.url.split("/")
+        return path[-_num_telling(path)]
 
 
 def short_labels(urls: Sequence[str]) -> list[str]:

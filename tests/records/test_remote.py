@@ -31,7 +31,7 @@ def test_shards_in_a_bucket_are_found_by_folder_glob_and_name(service, shards):
     for url in ("gs://bucket/data", "gs://bucket/data/train*", "gs://bucket/data/train00-8.tfrec"):
         found = find_shards(url, prefix="train")
         expected = find_shards(str(shards), prefix="train")[: 1 if url.endswith("rec") else None]
-        assert [(s.name, s.folder, s.size) for s in found] == [
+        assert [(s.name, s.data_set, s.size) for s in found] == [
             (s.name, "data", s.size) for s in expected
         ]
         assert all(shard.url.startswith("gs://bucket/data/") for shard in found)
